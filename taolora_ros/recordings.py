@@ -1,0 +1,298 @@
+"""Recordings of IMUs and ECGs in ``.npz`` files, read and written.
+
+The format (channel-first, delta-coded int16; differences wrap, so decoding is exact)::
+
+    IMU, one file per subject, R recordings one after the other
+      acc_delta  int16 [3,N]    x, y, z          acc_scale   float   m/s^2 per count
+      gyro_delta int16 [3,N]    may be missing   gyro_scale  float   rad/s per count
+      fs         float          nominal rate, Hz
+      offset     int   [R+1]    recording i is columns offset[i]:offset[i+1]; one when missing
+      fs_eff     float [R]      measured rate, used instead of fs where present
+      is_fall    bool  [R]      the annotation: without it a file cannot be scored or trained on
+      peak_index_derived int [R]   sample of the impact; without it the largest |acc| inside
+      fall_start, fall_end int [R] (samples, -1 for none), or of the whole recording
+      name, code, label  str [R]   subject  str   trial  int [R]          all may be missing
+
+    ECG, one file per record
+      sig_delta  int16 [leads,N]   gain float [leads] counts/mV   zero int [leads] counts
+      fs         float             lead str [leads]               record str
+      beat_sample int [B]       the annotation, with beat_aami str [B] in N, S, V, F, Q
+      beat_symbol str [B]       '/' marks a paced beat; may be missing
+      ann_sample, ann_symbol    '[' and ']' bound ventricular flutter; may be missing
+      snr_db     float          set where noise was added on purpose
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+KINDS = ('imu', 'ecg')
+PACED_SHARE = 0.1  # of unclassifiable beats, from which a record without symbols counts as paced
+
+
+@dataclass
+class Recording:
+    """One unbroken recording, with its annotation where there is one.
+
+    ``values`` is (N, C) float64: IMU acc x, y, z (m/s^2) and gyro x, y, z (rad/s, NaN where not
+    recorded); ECG one column per lead (mV). ``rate`` in Hz; ``stamps`` (N,) int64 nanoseconds,
+    or None when the samples are uniform. ``source`` is the name of the file's folder. Times are
+    seconds from the first sample.
+    """
+
+    name: str
+    subject: str
+    source: str
+    kind: str
+    rate: float
+    values: np.ndarray
+    stamps: np.ndarray | None = None
+    # IMU: is_fall is None when nothing is annotated
+    is_fall: bool | None = None
+    fall_time_s: float | None = None
+    code: str = ''
+    label: str = ''
+    # ECG: beat_times_s is None when nothing is annotated
+    leads: tuple[str, ...] = ()
+    beat_times_s: np.ndarray | None = None
+    beat_aami: np.ndarray | None = None
+    flutter_s: tuple[tuple[float, float], ...] = ()
+    paced: bool = False
+    snr_db: float | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.values) / self.rate
+
+    @property
+    def annotated(self) -> bool:
+        """Whether this recording can be scored."""
+        return self.is_fall is not None if self.kind == 'imu' else self.beat_times_s is not None
+
+    def lead(self, preferred: str = 'MLII') -> int:
+        """Return the column of the ``preferred`` lead, or 0 when the record lacks it."""
+        return self.leads.index(preferred) if preferred in self.leads else 0
+
+
+def load_recordings(data: str | Path, kind: str, skipped: dict[str, str] | None = None
+                    ) -> Iterator[Recording]:
+    """Yield every annotated recording of ``kind`` in the .npz files below ``data``.
+
+    Files are visited in the order of their paths; one file is in memory at a time. Files left
+    out are written to ``skipped`` (path: reason) when it is given. Raise ValueError when ``data``
+    is missing, holds no annotated recording of ``kind``, or a file cannot be decoded.
+    """
+    for path in find_files(data, kind, skipped):
+        yield from read_npz(path)
+
+
+def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = None) -> list[Path]:
+    """Return the .npz files at or below ``data`` with annotated recordings of ``kind``, sorted.
+
+    Errors and ``skipped`` as for ``load_recordings``; no signal is decoded.
+    """
+    if kind not in KINDS:
+        raise ValueError(f'kind: {kind!r} is neither imu nor ecg')
+    data = Path(data)
+    if not data.exists():
+        raise ValueError(f'{data}: no such file or folder')
+    found = []
+    for path in [data] if data.is_file() else sorted(data.rglob('*.npz')):
+        reason = _unusable(path, kind)
+        if reason is None:
+            found.append(path)
+        elif skipped is not None:
+            skipped[str(path)] = reason
+    if not found:
+        raise ValueError(f'{data}: no .npz file with annotated {kind} recordings')
+    return found
+
+
+def read_npz(path: str | Path) -> Iterator[Recording]:
+    """Yield the recordings of one .npz file, annotated or not; raise ValueError naming a fault."""
+    path = Path(path)
+    with _open(path) as data:
+        kind = _kind(data.files)
+        if kind is None:
+            raise ValueError(f'{path}: neither acc_delta (IMU) nor sig_delta (ECG) inside')
+        try:
+            arrays = {key: data[key] for key in data.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f'{path}: cannot be decoded: {error}') from error
+    try:
+        yield from (_imu if kind == 'imu' else _ecg)(path, arrays)
+    except KeyError as error:
+        raise ValueError(f'{path}: key {error} is missing') from error
+
+
+def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
+    """Write IMU recordings of one subject and one rate to ``path`` in the format above.
+
+    Values are rounded to the finest int16 scale that holds them. Raise ValueError when rates or
+    subjects differ or there is no recording.
+    """
+    recordings = list(recordings)
+    if len({(r.rate, r.subject) for r in recordings}) != 1:
+        raise ValueError(f'{path}: needs recordings of one subject and one rate')
+    values = np.concatenate([r.values for r in recordings]).T  # (6, N)
+    acc, acc_scale = _encode(values[:3])
+    arrays = {'acc_delta': acc, 'acc_scale': acc_scale, 'fs': recordings[0].rate,
+              'offset': np.cumsum([0] + [len(r.values) for r in recordings]),
+              'subject': recordings[0].subject}
+    if np.isfinite(values[3:]).all():
+        arrays['gyro_delta'], arrays['gyro_scale'] = _encode(values[3:])
+    for key in ('name', 'code', 'label'):
+        arrays[key] = np.array([getattr(r, key) for r in recordings])
+    if all(r.annotated for r in recordings):
+        arrays['is_fall'] = np.array([r.is_fall for r in recordings])
+        arrays['peak_index_derived'] = np.array([
+            round(r.fall_time_s * r.rate) if r.is_fall else _peak(r.values) for r in recordings])
+    np.savez_compressed(path, **arrays)
+
+
+def save_ecg(path: str | Path, recording: Recording) -> None:
+    """Write one ECG record to ``path`` in the format above, rounded to the finest int16 scale."""
+    delta, scale = _encode(recording.values.T)
+    arrays = {'sig_delta': delta, 'gain': np.full(len(delta), 1 / scale),
+              'zero': np.zeros(len(delta), np.int32), 'fs': recording.rate,
+              'lead': np.array(recording.leads), 'record': recording.name}
+    if recording.annotated:
+        arrays['beat_sample'] = np.round(recording.beat_times_s * recording.rate).astype(np.int32)
+        arrays['beat_aami'] = np.asarray(recording.beat_aami, 'U1')
+    if recording.snr_db is not None:
+        arrays['snr_db'] = recording.snr_db
+    np.savez_compressed(path, **arrays)
+
+
+def _open(path: Path) -> np.lib.npyio.NpzFile:
+    try:
+        data = np.load(path)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f'{path}: not a readable .npz file: {error}') from error
+    if not isinstance(data, np.lib.npyio.NpzFile):
+        raise ValueError(f'{path}: a single array, not an .npz file')
+    return data
+
+
+def _kind(keys: list[str]) -> str | None:
+    return 'imu' if 'acc_delta' in keys else 'ecg' if 'sig_delta' in keys else None
+
+
+def _unusable(path: Path, kind: str) -> str | None:
+    """Return why ``path`` cannot be used for ``kind``, or None."""
+    with _open(path) as data:
+        keys = data.files
+    if _kind(keys) != kind:
+        return f'holds {_kind(keys) or "no"} recordings'
+    missing = {'is_fall'} if kind == 'imu' else {'beat_sample', 'beat_aami'}
+    return 'no annotations' if missing - set(keys) else None
+
+
+def _decode(path: Path, arrays: dict, key: str) -> np.ndarray:
+    """Return the int16 counts (channels, N) behind ``key``."""
+    delta = arrays[key]
+    if delta.ndim != 2 or delta.dtype != np.int16:
+        raise ValueError(f'{path}: {key} is {delta.dtype} {delta.shape}, not int16 [channels, N]')
+    return np.cumsum(delta, axis=1, dtype=np.int16)
+
+
+def _encode(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return delta-coded counts (channels, N) int16 and the scale that undoes them."""
+    scale = max(float(np.abs(values).max(initial=0.0)), 1e-9) / 32767
+    counts = np.round(values / scale).astype(np.int64)
+    return np.diff(counts, axis=1, prepend=0).astype(np.int16), scale  # wraps on purpose
+
+
+def _imu(path: Path, arrays: dict) -> Iterator[Recording]:
+    acc = _decode(path, arrays, 'acc_delta') * float(arrays['acc_scale'])  # (3, N)
+    gyro = np.full(acc.shape, np.nan)
+    if 'gyro_delta' in arrays:
+        gyro = _decode(path, arrays, 'gyro_delta') * float(arrays['gyro_scale'])
+    if acc.shape[0] != 3 or gyro.shape != acc.shape:
+        raise ValueError(f'{path}: acc {acc.shape} and gyro {gyro.shape} must both be [3, N]')
+    values = np.concatenate([acc, gyro]).T  # (N, 6)
+    offset = np.atleast_1d(arrays.get('offset', [0, len(values)])).astype(int)
+    if offset[0] < 0 or offset[-1] > len(values) or (np.diff(offset) <= 0).any():
+        raise ValueError(f'{path}: offset must rise from 0 to at most {len(values)}')
+    columns = {key: _per_recording(path, arrays, key, len(offset) - 1)
+               for key in ('name', 'code', 'label', 'is_fall', 'fs_eff', 'peak_index_derived',
+                           'fall_start', 'fall_end')}
+    for i, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
+        row = {key: column[i] for key, column in columns.items() if column is not None}
+        yield _imu_recording(path, arrays, i, row, values[start:stop])
+
+
+def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.ndarray
+                   ) -> Recording:
+    rate = _rate(path, row.get('fs_eff', np.nan), arrays.get('fs', np.nan))
+    is_fall = bool(row['is_fall']) if 'is_fall' in row else None
+    peak = row.get('peak_index_derived', -1)
+    if is_fall and not 0 <= peak < len(values):
+        first = max(int(row.get('fall_start', 0)), 0)
+        last = int(row.get('fall_end', -1))
+        peak = first + _peak(values[first:last + 1 if last > first else None])
+    return Recording(
+        name=str(row.get('name', f'{path.stem}-{index}')), kind='imu', rate=rate, values=values,
+        subject=str(arrays.get('subject', path.stem)), source=path.resolve().parent.name,
+        is_fall=is_fall, fall_time_s=float(peak) / rate if is_fall else None,
+        code=str(row.get('code', '')), label=str(row.get('label', '')))
+
+
+def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
+    counts = _decode(path, arrays, 'sig_delta').astype(float)  # (leads, N)
+    leads = len(counts)
+    gain, zero = (np.broadcast_to(arrays.get(k, d), leads) for k, d in (('gain', 1), ('zero', 0)))
+    rate = _rate(path, np.nan, arrays.get('fs', np.nan))
+    record = Recording(
+        name=str(arrays.get('record', path.stem)), subject=str(arrays.get('record', path.stem)),
+        source=path.resolve().parent.name, kind='ecg', rate=rate,
+        values=((counts - zero[:, None]) / gain[:, None]).T,
+        leads=tuple(str(name) for name in arrays.get('lead', [f'lead{i}' for i in range(leads)])),
+        snr_db=float(arrays['snr_db']) if 'snr_db' in arrays else None)
+    if 'beat_sample' in arrays and 'beat_aami' in arrays:
+        record.beat_times_s = arrays['beat_sample'] / rate
+        record.beat_aami = _per_recording(path, arrays, 'beat_aami', len(record.beat_times_s))
+        record.paced = ('/' in arrays['beat_symbol'] if 'beat_symbol' in arrays
+                        else bool((record.beat_aami == 'Q').mean() > PACED_SHARE))
+    if 'ann_symbol' in arrays and 'ann_sample' in arrays:
+        record.flutter_s = _episodes(arrays['ann_symbol'], arrays['ann_sample'] / rate,
+                                     record.duration_s)
+    yield record
+
+
+def _per_recording(path: Path, arrays: dict, key: str, count: int) -> np.ndarray | None:
+    column = arrays.get(key)
+    if column is not None and np.shape(column) != (count,):
+        raise ValueError(f'{path}: {key} has shape {np.shape(column)}, expected ({count},)')
+    return column
+
+
+def _rate(path: Path, *candidates: float) -> float:
+    for rate in candidates:
+        if np.isfinite(rate) and rate > 0:
+            return float(rate)
+    raise ValueError(f'{path}: fs is {candidates[-1]}, it must be a positive rate in Hz')
+
+
+def _peak(values: np.ndarray) -> int:
+    """Return the row of the largest acceleration in ``values`` (N, >=3)."""
+    return int(np.argmax(np.linalg.norm(values[:, :3], axis=1)))
+
+
+def _episodes(symbols: np.ndarray, times_s: np.ndarray, end_s: float
+              ) -> tuple[tuple[float, float], ...]:
+    """Return the (start, stop) of what '[' opens and ']' closes, in seconds."""
+    episodes, start = [], None
+    for symbol, time in zip(symbols, times_s):
+        if symbol == '[':
+            start = float(time)
+        elif symbol == ']' and start is not None:
+            episodes.append((start, float(time)))
+            start = None
+    return tuple(episodes) + (((start, end_s),) if start is not None else ())
