@@ -1,0 +1,139 @@
+"""Scoring: compared with brute force on small random cases, and worked by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from taolora_ros.evaluation.beats import beat_figures, count_beats, match
+from taolora_ros.evaluation.falls import count_falls, fall_figures, poisson_upper
+
+
+def best_pairing(reference, found, tolerance):
+    """Return (pairs, total distance) of the best one-to-one pairing, by trying every one."""
+    best = (0, 0.0)
+    choices = [[None, *[j for j, f in enumerate(found) if abs(f - r) <= tolerance]]
+               for r in reference]
+    for choice in itertools.product(*choices):
+        used = [j for j in choice if j is not None]
+        if len(set(used)) != len(used):
+            continue
+        distance = sum(abs(reference[i] - found[j]) for i, j in enumerate(choice)
+                       if j is not None)
+        best = max(best, (len(used), -distance))
+    return best[0], -best[1]
+
+
+@pytest.mark.parametrize('spread', [0.3, 1.0, 4.0])
+def test_matching_agrees_with_trying_every_pairing(spread):
+    rng = np.random.default_rng()
+    for _ in range(150):
+        reference = np.sort(rng.uniform(0, spread, rng.integers(0, 6)))
+        found = np.sort(rng.uniform(0, spread, rng.integers(0, 6)))
+        rows, columns = match(reference, found, 0.15)
+        assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)
+        distances = np.abs(reference[rows] - found[columns])
+        assert (distances <= 0.15 + 1e-9).all()
+        pairs, distance = best_pairing(reference, found, 0.15)
+        assert len(rows) == pairs
+        assert distances.sum() == pytest.approx(distance, abs=1e-9)
+
+
+def test_tolerance_is_included():
+    assert len(match([1.0], [1.15], 0.15)[0]) == 1
+    assert len(match([1.0], [1.1501], 0.15)[0]) == 0
+
+
+def reference_veb(times, aami, found, veb):
+    """Count VEB hits and errors by the words of the rule, for well separated beats."""
+    counts = dict(tp=0, fp=0, fn=0, unclear=0)
+    taken = set()
+    for time, kind in zip(times, aami):
+        near = [j for j in range(len(found)) if abs(found[j] - time) <= 0.15]
+        j = min(near, key=lambda j: abs(found[j] - time), default=None)
+        taken.add(j)
+        called = j is not None and veb[j]
+        if kind == 'V':
+            counts['tp' if called else 'fn'] += 1
+        elif called:
+            counts['fp' if kind in 'NS' else 'unclear'] += 1
+    counts['fp'] += sum(veb[j] for j in range(len(found)) if j not in taken)
+    return counts
+
+
+def test_ventricular_beats_follow_the_rule_on_random_records():
+    rng = np.random.default_rng()
+    for _ in range(30):
+        times = np.cumsum(rng.uniform(0.5, 1.2, 60))
+        aami = rng.choice(list('NSVFQ'), 60)
+        kept = times[rng.random(60) < 0.9] + 0
+        found = np.sort(np.concatenate([kept + rng.uniform(-0.2, 0.2, len(kept)),
+                                        rng.uniform(0, 60, 8)]))
+        veb = rng.random(len(found)) < 0.4
+        shuffled = rng.permutation(len(found))
+        counts = count_beats(times, aami, found[shuffled], veb[shuffled])
+        expected = reference_veb(times, aami, found, veb)
+        assert {key: counts[f'veb_{key}'] for key in expected} == expected
+        assert counts['beat_tp'] + counts['beat_fp'] == len(found)
+        assert counts['beat_tp'] + counts['beat_fn'] == len(times)
+        assert counts['beat_50ms_tp'] <= counts['beat_tp']
+
+
+def test_figures_of_a_record_worked_by_hand():
+    counts = count_beats(
+        times_s=np.array([1.0, 2.0, 3.0, 4.0, 5.0]), aami=np.array(list('NVVFS')),
+        found_s=np.array([1.0, 2.1, 4.02, 5.0, 6.0, 7.0]),
+        found_veb=np.array([False, True, True, True, True, False]))
+    figures = beat_figures([counts])
+    assert figures['beat'] == {'se': 4 / 5, 'ppv': 4 / 6, 'n': 5, 'tp': 4, 'fp': 2, 'fn': 1,
+                               'f1': 8 / 11}
+    assert figures['beat_50ms']['se'] == 3 / 5 and figures['beat_50ms']['ppv'] == 3 / 6
+    assert figures['veb'] == {'se': 1 / 2, 'ppv': 1 / 3, 'ppv_strict': 1 / 4, 'n': 2, 'tp': 1,
+                              'fp': 2, 'fn': 1, 'f1': 2 / 5, 'unclear': 1}
+
+
+def test_detections_in_flutter_are_left_out_unless_they_match_a_beat():
+    counts = count_beats(np.array([1.0, 9.0]), np.array(['N', 'N']), np.array([1.05, 2, 3, 8]),
+                         np.array([False, True, True, True]), flutter_s=[(1.0, 4.0)])
+    assert counts['beat_tp'] == 1 and counts['beat_fp'] == 1 and counts['veb_fp'] == 1
+    assert counts['flutter_left_out'] == 2
+
+
+def test_records_are_added_up_not_averaged():
+    counts = [count_beats(np.arange(n) + 1.0, np.array(['N'] * n), np.arange(found) + 1.0,
+                          np.zeros(found, bool)) for n, found in ((90, 90), (10, 0))]
+    assert beat_figures(counts)['beat']['se'] == 0.9
+    empty = beat_figures([])
+    assert empty['beat']['se'] is None and empty['veb']['ppv'] is None and empty['veb']['n'] == 0
+
+
+@pytest.mark.parametrize('alarms, found, false', [
+    ([], False, 0), ([8.0], True, 0), ([14.0], True, 0), ([7.9], False, 1), ([14.1], False, 1),
+    ([10.0, 13.0], True, 1), ([2.0, 10.5, 30.0], True, 2)])
+def test_one_alarm_near_the_peak_counts_and_all_others_are_false(alarms, found, false):
+    count = count_falls('s', 15.0, 10.0, alarms)
+    assert (count.found, count.false_alarms) == (found, false)
+
+
+def test_every_alarm_of_an_activity_is_false():
+    assert count_falls('s', 15.0, None, [1.0, 9.0]).false_alarms == 2
+
+
+def test_fall_rates_come_with_their_hours_and_sources():
+    counts = [count_falls('waist', 1800, 10.0, [11.0, 100.0]), count_falls('waist', 1800, 9.0, []),
+              count_falls('waist', 3600, None, []), count_falls('wrist', 7200, None, [5.0, 50.0])]
+    figures = fall_figures(counts)
+    assert figures['se'] == 0.5 and figures['falls'] == 2 and figures['hours'] == 4.0
+    assert figures['false_alarms_per_hour'] == 0.75
+    assert figures['activities']['hours'] == 3.0 and figures['activities']['false_alarms'] == 2
+    assert figures['sources']['wrist']['se'] is None
+    assert figures['sources']['waist']['false_alarms_per_hour'] == 0.5
+
+
+def test_poisson_bound_has_its_coverage():
+    assert poisson_upper(0) == pytest.approx(-math.log(0.05))
+    for count in (1, 3, 20):
+        mean = poisson_upper(count)
+        below = sum(math.exp(-mean) * mean ** k / math.factorial(k) for k in range(count + 1))
+        assert below == pytest.approx(0.05)
