@@ -1,0 +1,49 @@
+"""Install taolora_ros: for colcon (ament_python) and for pip alike."""
+
+from glob import glob
+
+from setuptools import setup
+
+NAME = 'taolora_ros'
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Events and anomalies from IMU and biosignal streams through the TAO network',
+    license='Apache-2.0',
+    maintainer='taolora_ros maintainers',
+    maintainer_email='maintainers@taolora.org',
+    # Named one by one: find_packages() does not follow the symlink to kernels.
+    packages=[
+        NAME,
+        f'{NAME}.engine',
+        f'{NAME}.evaluation',
+        f'{NAME}.kernels',
+        f'{NAME}.training',
+    ],
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
+        (f'share/{NAME}/config', sorted(glob('config/*.yaml') + glob('config/*.json'))),
+        (f'share/{NAME}/config/models', sorted(glob('config/models/*.safetensors'))),
+    ],
+    python_requires='>=3.10',
+    # Lower bounds only: what a robot's own distribution brings is to be enough. The versions
+    # that development uses are pinned in requirements/. ROS packages are named in package.xml.
+    install_requires=[
+        'numpy>=1.21',
+        'rich>=11',
+        'rosbags>=0.10',
+        'safetensors>=0.4',
+        'scipy>=1.8',
+        'torch>=2.4',
+    ],
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            f'taolora = {NAME}.cli:main',
+            f'taolora_node = {NAME}.node:main',
+        ],
+    },
+)
