@@ -1,0 +1,315 @@
+"""Messages to samples of a model's channels and units.
+
+Nothing here imports ROS until a message type is asked for by name, and incoming messages are only
+read by attribute: those that ``rosbags`` deserialises from a bag are converted by the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import lru_cache
+
+import numpy as np
+
+from taolora_ros import message_types
+from taolora_ros.block_clock import ARRIVAL_JITTER, BlockClock
+from taolora_ros.samples import NANOSECONDS, Samples
+from taolora_ros.spec import ModelSpec
+
+UNITS = {  # name: (dimension, size in the dimension's SI unit)
+    'V': ('voltage', 1.0), 'mV': ('voltage', 1e-3), 'uV': ('voltage', 1e-6),
+    'µV': ('voltage', 1e-6), 'μV': ('voltage', 1e-6), 'nV': ('voltage', 1e-9),
+    'm/s^2': ('acceleration', 1.0), 'm/s²': ('acceleration', 1.0), 'g': ('acceleration', 9.80665),
+    'mg': ('acceleration', 9.80665e-3),
+    'rad/s': ('turn rate', 1.0), 'deg/s': ('turn rate', math.pi / 180.0),
+}
+RATES = (0.01, 1e6)  # Hz: what a message may claim about its sample rate
+RATE_FIELDS = ('sample_rate', 'sampling_rate', 'sampling_frequency', 'sample_frequency', 'fs', 'sr')
+IMU, BIOSIGNAL = 'sensor_msgs/msg/Imu', 'taolora_msgs/msg/Biosignal'
+
+
+def nanoseconds(stamp) -> int:
+    """Return a builtin_interfaces/Time in nanoseconds."""
+    return stamp.sec * NANOSECONDS + stamp.nanosec
+
+
+def checked_rate(rate: float) -> float:
+    """Return ``rate`` (Hz) when samples can be stamped with it; raise ValueError otherwise."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f'sample rate {rate} Hz: outside {RATES[0]:g} to {RATES[1]:g} Hz')
+    return float(rate)
+
+
+def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate: float = 0.0,
+                   unit: str = '') -> 'Converter':
+    """Return the converter from messages of a type to samples for ``spec``.
+
+    ``field`` says where the values are (dotted path, one or, separated by commas, one for each
+    channel; for Biosignal the names of its channels), ``sample_rate`` (Hz, 0: as the messages
+    say) and ``unit`` ('': the model's) what the messages do not say themselves. Raise ValueError,
+    starting with the name of the parameter at fault, when this type cannot be read that way.
+    """
+    try:
+        name = message_types.full_name(type_name)
+        message = message_types.message_class(name)
+    except ValueError as error:
+        raise ValueError(f'type: {error}') from error
+    if name == IMU:
+        return ImuConverter(spec, field)
+    if name == BIOSIGNAL:
+        return BiosignalConverter(spec, field, unit)
+    return FieldConverter(name, message, spec, field, sample_rate, unit)
+
+
+class Converter:
+    """Turn messages into samples one by one; what cannot be read is counted, not raised.
+
+    ``counts`` tells by reason what was left out, ``problem`` the last reason in words,
+    ``frame_id`` the sensor's frame as last seen, ``stamped`` whether messages carry header stamps
+    (otherwise ``arrival`` times and the declared rate stand in).
+    """
+
+    stamped = True
+
+    def __init__(self, spec: ModelSpec):
+        self.spec = spec
+        self.counts: Counter = Counter()
+        self.problem = ''
+        self.frame_id = ''
+
+    def convert(self, messages: list, arrivals: list[int]) -> Samples:
+        """Return the samples of ``messages`` that arrived at ``arrivals`` (ns), in order."""
+        parts = []
+        for message, arrival in zip(messages, arrivals):
+            try:
+                parts.append(self.one(message, arrival))
+            except (ValueError, TypeError, OverflowError) as error:
+                self.counts['unreadable'] += 1
+                self.problem = str(error)
+        if not parts:
+            return Samples(np.zeros(0, np.int64), np.zeros((0, len(self.spec.channels))))
+        if len(parts) == 1:
+            return parts[0]
+        return Samples(np.concatenate([part.stamps for part in parts]),
+                       np.concatenate([part.values for part in parts]))
+
+    def one(self, message, arrival: int) -> Samples:
+        """Return the samples of one message; raise ValueError when it makes no sense."""
+        raise NotImplementedError
+
+    def _block(self, start: int, rate: float, values: np.ndarray) -> Samples:
+        """Stamp a block; one without a time has it nowhere, so that all of it is dropped."""
+        if start <= 0:
+            return Samples(np.full(len(values), start, np.int64), values)
+        return Samples.uniform(start, rate, values)
+
+
+class ImuConverter(Converter):
+    """sensor_msgs/Imu: m/s^2 and rad/s; a covariance[0] of -1 means not reported (REP 145)."""
+
+    def __init__(self, spec: ModelSpec, field: str = ''):
+        super().__init__(spec)
+        if field:
+            raise ValueError(f'field: {field!r}: {IMU} needs none, leave it empty')
+        if spec.kind != 'imu':
+            raise ValueError(f'type: {IMU}: model {spec.name} reads {", ".join(spec.channels)}')
+
+    def convert(self, messages: list, arrivals: list[int]) -> Samples:
+        """Return one sample for each message."""
+        stamps = np.array([nanoseconds(m.header.stamp) for m in messages], np.int64)
+        rows = np.array([_imu_row(m) for m in messages], np.float64).reshape(-1, 6)  # (N, 6)
+        if messages:
+            self.frame_id = messages[-1].header.frame_id
+            missing = sum(m.linear_acceleration_covariance[0] == -1.0 for m in messages)
+            if missing:
+                self.counts['no_acceleration'] += missing
+                self.problem = 'linear_acceleration_covariance[0] is -1: not reported'
+        return Samples(stamps, rows)
+
+
+def _imu_row(message) -> tuple:
+    acc, gyro = message.linear_acceleration, message.angular_velocity
+    row = (acc.x, acc.y, acc.z, gyro.x, gyro.y, gyro.z)
+    if message.linear_acceleration_covariance[0] == -1.0:
+        row = (math.nan,) * 3 + row[3:]
+    if message.angular_velocity_covariance[0] == -1.0:
+        row = row[:3] + (math.nan,) * 3
+    return row
+
+
+class BiosignalConverter(Converter):
+    """taolora_msgs/Biosignal: blocks of uniform samples whose stamp is their first sample's.
+
+    ``field`` names the channels to read ('MLII', or 'acc_x,acc_y,acc_z'), by name or number;
+    empty: those named as in the model, or else the first ones.
+    """
+
+    def __init__(self, spec: ModelSpec, field: str = '', unit: str = ''):
+        super().__init__(spec)
+        self.wanted = [name.strip() for name in field.split(',')] if field else []
+        self.unit = unit
+        if len(self.wanted) > len(spec.channels):
+            raise ValueError(f'field: {field!r}: {len(self.wanted)} channels, model {spec.name} '
+                             f'reads {len(spec.channels)}: {", ".join(spec.channels)}')
+        _factors(spec, unit)
+        self._clock = BlockClock()
+        self._sequence = None
+
+    def one(self, message, arrival: int) -> Samples:
+        """Return the samples of one block."""
+        rate = checked_rate(message.sample_rate)
+        channels = int(message.channels)
+        data = np.asarray(message.data, np.float64)
+        if channels < 1 or len(data) % channels:
+            raise ValueError(f'data: {len(data)} values do not divide into {channels} channels')
+        data = data.reshape(-1, channels)  # (N, channels)
+        columns = self._columns([name.lower() for name in message.channel_names], channels)
+        values = _fill(self.spec, data[:, columns]) * _factors(self.spec, message.unit or self.unit)
+        self.frame_id = message.header.frame_id
+        contiguous = self._follows(int(message.sequence))
+        start = nanoseconds(message.header.stamp)
+        if start > 0 and len(values):
+            start = self._clock.place(start, len(values), rate, 0.5 * len(values) / rate,
+                                      contiguous)
+        return self._block(start, rate, values)
+
+    def _columns(self, names: list[str], channels: int) -> list[int]:
+        """Return the columns of the model's channels among those of a message."""
+        model = [name.lower() for name in self.spec.channels]
+        wanted = [name.lower() for name in self.wanted]
+        if not wanted:
+            named = [name for name in model if name in names]
+            wanted = named or [str(i) for i in range(min(channels, len(model)))]
+        columns = []
+        for name in wanted:
+            column = names.index(name) if name in names else int(name) if name.isdigit() else -1
+            if not 0 <= column < channels:
+                raise ValueError(f'channel {name!r}: not among the {channels} channels '
+                                 f'{", ".join(names) or "(unnamed)"}')
+            columns.append(column)
+        return columns
+
+    def _follows(self, sequence: int) -> bool:
+        """Return whether no block is missing before this one; count those that are."""
+        last, self._sequence = self._sequence, sequence
+        if last is None or sequence == last:  # the first block, or a source that does not count
+            return True
+        lost = (sequence - last - 1) % 2**32
+        if 0 < lost < 2**31:
+            self.counts['lost_messages'] += lost
+        return lost == 0
+
+
+class FieldConverter(Converter):
+    """Any other type: a number or an array of them at a path, with or without a header.
+
+    std_msgs/Float32 and Float32MultiArray are read at ``data``. An array is (samples x channels)
+    row by row, as wide as its layout's last dimension says, or as the model. Samples without a
+    header are stamped by arrival, evened out at the declared rate.
+    """
+
+    def __init__(self, name: str, message: type, spec: ModelSpec, field: str = '',
+                 sample_rate: float = 0.0, unit: str = ''):
+        super().__init__(spec)
+        known = message_types.fields(message)
+        self.stamped = known.get('header') == 'std_msgs/Header'
+        self.paths, arrays = _checked_paths(name, message, spec, field)
+        rate_fields = [name for name in RATE_FIELDS if name in known]
+        self.rate = checked_rate(sample_rate) if sample_rate else 0.0
+        self.rate_field = '' if self.rate or not rate_fields else rate_fields[0]
+        if not self.rate and not (self.stamped and not arrays) and not self.rate_field:
+            why = 'holds several samples' if self.stamped else 'has no header'
+            raise ValueError(f'sample_rate: 0 Hz: {name} {why}, so its rate must be given')
+        self.factors = _factors(spec, unit)
+        self._clock = BlockClock()
+
+    def one(self, message, arrival: int) -> Samples:
+        """Return the samples of one message."""
+        if len(self.paths) > 1:
+            data = np.stack(np.broadcast_arrays(
+                *[message_types.column(message, path) for path in self.paths]), 1)
+        else:
+            data = message_types.column(message, self.paths[0])
+            data = data.reshape(-1, self._width(message, len(data)))
+        values = _fill(self.spec, data) * self.factors  # (N, C)
+        if not len(values):
+            return Samples(np.zeros(0, np.int64), values)
+        rate = self.rate or (checked_rate(getattr(message, self.rate_field))
+                             if self.rate_field else 1.0)
+        if not self.stamped:
+            return self._block(self._clock.place(arrival, len(values), rate, ARRIVAL_JITTER),
+                               rate, values)
+        self.frame_id = message.header.frame_id
+        start = nanoseconds(message.header.stamp)
+        if start > 0 and len(values) > 1:
+            start = self._clock.place(start, len(values), rate, 0.5 * len(values) / rate)
+        return self._block(start, rate, values)
+
+    def _width(self, message, count: int) -> int:
+        """Return how many channels an array of ``count`` values holds."""
+        dimensions = getattr(getattr(message, 'layout', None), 'dim', ())
+        width = int(dimensions[-1].size) if len(dimensions) == 2 else len(self.spec.channels)
+        if count == 1 and width > 1:
+            width = 1  # a lone number: _fill says what is missing
+        if width < 1 or count % width:
+            raise ValueError(f'{self.paths[0]}: {count} values do not divide into {width} '
+                             f'channels ({", ".join(self.spec.channels)})')
+        return width
+
+
+def _checked_paths(name: str, message: type, spec: ModelSpec, field: str
+                   ) -> tuple[list[str], bool]:
+    """Return the paths to read and whether any is an array; raise ValueError naming others."""
+    if not field:
+        found = [path for path in message_types.numbers(message)
+                 if path not in RATE_FIELDS and not path.startswith('layout.')]
+        if len(found) != 1:
+            raise ValueError(f'field: not given; numbers in {name}: {", ".join(found) or "none"}')
+        field = found[0]
+    paths = [path.strip() for path in field.split(',')]
+    try:
+        arrays = [message_types.check(message, path) for path in paths]
+    except ValueError as error:
+        raise ValueError(f'field: {error}') from error
+    required = len(spec.channels) - len(spec.optional)
+    if len(paths) > len(spec.channels) or (not any(arrays) and len(paths) < required):
+        raise ValueError(f'field: {field!r}: {len(paths)} values, model {spec.name} reads '
+                         f'{len(spec.channels)}: {", ".join(spec.channels)}')
+    return paths, any(arrays)
+
+
+@lru_cache(maxsize=64)
+def _factors(spec: ModelSpec, unit: str) -> np.ndarray:
+    """Return what each of the model's channels is multiplied with, (C,).
+
+    ``unit`` is the unit of the values, or several by commas, one for each kind of quantity
+    ('g,deg/s'); '' is the model's. Raise ValueError when one of them fits no channel.
+    """
+    factors = np.ones(len(spec.channels))
+    for name in (part.strip() for part in unit.split(',')):
+        fits = [i for i, target in enumerate(spec.units) if _same_quantity(name, target)]
+        if name and not fits:
+            why = 'unknown' if name not in UNITS else f'a {UNITS[name][0]}'
+            raise ValueError(f'unit: {name!r}: {why}; model {spec.name} reads '
+                             f'{", ".join(dict.fromkeys(spec.units))}')
+        for i in fits:
+            if name != spec.units[i]:
+                factors[i] = UNITS[name][1] / UNITS[spec.units[i]][1]
+    return factors
+
+
+def _same_quantity(unit: str, target: str) -> bool:
+    return unit == target or (unit in UNITS and target in UNITS
+                              and UNITS[unit][0] == UNITS[target][0])
+
+
+def _fill(spec: ModelSpec, data: np.ndarray) -> np.ndarray:
+    """Return (N, C): the columns of ``data`` (N, c), optional channels that are absent as NaN."""
+    required = len(spec.channels) - len(spec.optional)
+    if data.shape[1] == len(spec.channels):
+        return data
+    if data.shape[1] == required and spec.channels[required:] == spec.optional:
+        return np.hstack([data, np.full((len(data), len(spec.optional)), math.nan)])
+    raise ValueError(f'{data.shape[1]} channels, model {spec.name} reads {len(spec.channels)}: '
+                     f'{", ".join(spec.channels)}')
