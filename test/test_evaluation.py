@@ -1,13 +1,22 @@
 """Scoring: compared with brute force on small random cases, and worked by hand."""
 
+from collections import Counter
+import io
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from taolora_ros.evaluation import report
 from taolora_ros.evaluation.beats import beat_figures, count_beats, match
+from taolora_ros.evaluation.detection import Found
+from taolora_ros.evaluation.evaluate import (
+    _summarise_beats, _summarise_falls, judge_ecg, judge_imu)
 from taolora_ros.evaluation.falls import count_falls, fall_figures, poisson_upper
+from taolora_ros.recordings import Recording
 
 
 def best_pairing(reference, found, tolerance):
@@ -137,3 +146,58 @@ def test_poisson_bound_has_its_coverage():
         mean = poisson_upper(count)
         below = sum(math.exp(-mean) * mean ** k / math.factorial(k) for k in range(count + 1))
         assert below == pytest.approx(0.05)
+
+
+def fall_recording(name, fall_time=None, source='waist'):
+    return Recording(name, 'S1', source, 'imu', 50.0, np.zeros((1500, 6)),
+                     is_fall=fall_time is not None, fall_time_s=fall_time, code='F01', label='slip')
+
+
+def ecg_recording(name='100', aami='NVN', **extra):
+    return Recording(name, name, 'mitdb', 'ecg', 100.0, np.zeros((1000, 2)), leads=('V5', 'MLII'),
+                     beat_times_s=np.arange(len(aami)) + 1.0, beat_aami=np.array(list(aami)),
+                     **extra)
+
+
+def found(*events, transient=0.1):
+    return Found(tuple(events), Counter(), transient)
+
+
+def test_fall_entry_tells_what_was_found():
+    entry, count = judge_imu(fall_recording('a', 9.0),
+                             found(('fall', 20.0), ('fall', 9.4), ('other', 1.0)))
+    assert entry['alarms_s'] == [9.4, 20.0] and entry['found'] and entry['false_alarms'] == 1
+    assert count.duration_s == 30.0 and count.source == 'waist'
+
+
+def test_ecg_entry_counts_a_veb_as_a_beat_too():
+    entry, _ = judge_ecg(ecg_recording(), found(('beat', 3.0), ('veb', 2.01), ('beat', 1.0)))
+    assert entry['beat']['se'] == entry['beat']['ppv'] == 1.0
+    assert entry['veb']['se'] == 1.0 and entry['lead'] == 'MLII' and entry['left_out'] == ''
+
+
+def test_paced_and_noisy_records_stay_out_of_the_totals():
+    judged = [judge_ecg(recording, found(('beat', 1.0))) for recording in (
+        ecg_recording('100'), ecg_recording('102', paced=True),
+        ecg_recording('118e06', snr_db=6.0))]
+    result = _summarise_beats(*zip(*judged))
+    assert result['records'] == 1 and result['beat']['n'] == 3
+    assert {reason: group['beat']['n'] for reason, group in result['apart'].items()} == {
+        'paced': 3, 'noise added, 6 dB': 3}
+
+
+def test_reports_can_be_printed_and_written_as_json():
+    imu = [judge_imu(fall_recording('a', 9.0), found(('fall', 20.0))),
+           judge_imu(fall_recording('b'), found())]
+    ecg = [judge_ecg(ecg_recording(), found(('beat', 1.0), ('veb', 3.0)))]
+    common = {'skipped_files': {'no annotations': 2}, 'transient_fraction': 0.1, 'seconds': 1.0}
+    for judged, summarise, words in ((imu, _summarise_falls, ('waist', '1 of 2', 'missed')),
+                                     (ecg, _summarise_beats, ('MLII', '66.67', 'ventricular'))):
+        entries, counts = zip(*judged)
+        result = {**summarise(entries, counts), 'recordings': list(entries), **common}
+        json.dumps(result)
+        console = Console(record=True, width=160, file=io.StringIO())
+        console.print(*report.tables(result), *report.notes(result))
+        text = console.export_text()
+        assert all(word in text for word in words), text
+        assert '2 files left out: no annotations' in text

@@ -1,0 +1,1 @@
+"""Judging a model: recordings through the detector, scored against their annotations."""

@@ -1,0 +1,155 @@
+"""Evaluate a model on a folder of recordings: what ``taolora evaluate`` runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from taolora_ros.evaluation.beats import beat_figures, count_beats
+from taolora_ros.evaluation.detection import Candidate, Found, detect
+from taolora_ros.evaluation.falls import FallCount, count_falls, fall_figures
+from taolora_ros.recordings import Recording, find_files, read_npz
+
+PROCESSES = 2  # beyond that the machine's other work suffers and little is gained
+Progress = Callable[[int, int, str], None]  # files done, files, the file just done
+
+
+def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int | None = None,
+             only: frozenset[str] | None = None, progress: Progress = lambda *_: None) -> dict:
+    """Return the figures of ``candidate`` on all annotated recordings of ``kind`` below ``data``.
+
+    ``only`` keeps the subjects (IMU) or records (ECG) named; ``processes`` is chosen by the number
+    of files and CPUs when it is None. The result is ready for JSON: ``fall``, or ``beat``,
+    ``beat_50ms`` and ``veb``, over all recordings (ratios as fractions from 0 to 1), one entry
+    each in ``recordings``, and what was left out. Raise ValueError for data or a model that
+    cannot be used.
+    """
+    skipped: dict[str, str] = {}
+    files = find_files(data, kind, skipped)
+    started = time.monotonic()
+    judged = []
+    for done, (path, rows) in enumerate(_judge_files(kind, files, candidate, processes, only), 1):
+        judged += [(str(path), i, *row) for i, row in enumerate(rows)]
+        progress(done, len(files), path.name)
+    judged.sort(key=lambda row: row[:2])  # processes finish in any order
+    entries, counts = [row[2] for row in judged], [row[3] for row in judged]
+    if not entries:
+        raise ValueError(f'{data}: none of its recordings is of {", ".join(sorted(only or ()))}')
+    summarise = _summarise_falls if kind == 'imu' else _summarise_beats
+    return {**summarise(entries, counts), 'recordings': entries,
+            'transient_fraction': _mean_transient(entries),
+            'skipped_files': dict(Counter(skipped.values())),
+            'data': str(data), 'seconds': time.monotonic() - started}
+
+
+def _summarise_falls(entries: list[dict], counts: list[FallCount]) -> dict:
+    return {'fall': fall_figures(counts)}
+
+
+def _summarise_beats(entries: list[dict], counts: list[Counter]) -> dict:
+    """Return the totals over scored records, and those left out of them by reason."""
+    groups: dict[str, list[Counter]] = {}
+    for entry, count in zip(entries, counts):
+        groups.setdefault(entry['left_out'], []).append(count)
+    scored = groups.pop('', [])
+    return {**beat_figures(scored), 'records': len(scored),
+            'hours': sum(e['duration_s'] for e in entries if not e['left_out']) / 3600,
+            'flutter_left_out': sum(count['flutter_left_out'] for count in scored),
+            'apart': {reason: {**beat_figures(group), 'records': len(group)}
+                      for reason, group in sorted(groups.items())}}
+
+
+def _mean_transient(entries: list[dict]) -> float:
+    seconds = sum(entry['duration_s'] for entry in entries)
+    return sum(e['transient_fraction'] * e['duration_s'] for e in entries) / seconds
+
+
+def _judge_files(kind: str, files: list[Path], candidate: Candidate, processes: int | None,
+                 only: frozenset[str] | None) -> Iterator[tuple[Path, list]]:
+    """Yield (file, judged recordings) as they become ready, from several processes if it helps."""
+    if processes is None:
+        processes = min(PROCESSES, os.cpu_count() or 1, len(files))
+    if processes <= 1:
+        loaded = candidate.load()
+        for path in files:
+            yield path, _judge_file(path, only, loaded)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'),
+                             _start_worker, (candidate,)) as pool:
+        waiting = {pool.submit(_work, path, only): path for path in files}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_candidate: Candidate | None = None  # of this worker process
+_loaded = None
+
+
+def _start_worker(candidate: Candidate) -> None:
+    global _candidate
+    _candidate = candidate
+    try:
+        import torch
+        torch.set_num_threads(1)  # one core each: processes share the machine evenly
+    except ImportError:
+        pass
+
+
+def _work(path: Path, only: frozenset[str] | None) -> list:
+    global _loaded
+    if _loaded is None:  # here and not at the start, so that errors reach the caller as they are
+        _loaded = _candidate.load()
+    return _judge_file(path, only, _loaded)
+
+
+def _judge_file(path: Path, only: frozenset[str] | None, loaded: tuple) -> list:
+    """Return (entry, counts) of every recording in ``path`` that is wanted."""
+    judged = []
+    for recording in read_npz(path):
+        if only is None or recording.subject in only:
+            found = detect(recording, *loaded)
+            judge = judge_imu if recording.kind == 'imu' else judge_ecg
+            judged.append(judge(recording, found))
+    return judged
+
+
+def judge_imu(recording: Recording, found: Found) -> tuple[dict, FallCount]:
+    """Score one IMU recording: its entry for the report and its count."""
+    alarms = found.times('fall').tolist()
+    count = count_falls(recording.source, recording.duration_s,
+                        recording.fall_time_s if recording.is_fall else None, alarms)
+    return {**_entry(recording, found), 'source': recording.source, 'code': recording.code,
+            'label': recording.label, 'is_fall': recording.is_fall,
+            'fall_time_s': recording.fall_time_s, 'alarms_s': alarms, 'found': count.found,
+            'false_alarms': count.false_alarms}, count
+
+
+def judge_ecg(recording: Recording, found: Found) -> tuple[dict, Counter]:
+    """Score one ECG record: its entry for the report and its counts.
+
+    ``left_out`` says why a record does not count in the totals, '' when it does.
+    """
+    beats, veb = found.times('beat').tolist(), found.times('veb').tolist()
+    counts = count_beats(recording.beat_times_s, recording.beat_aami, beats + veb,
+                         [False] * len(beats) + [True] * len(veb), recording.flutter_s)
+    left_out = 'paced' if recording.paced else ''
+    if recording.snr_db is not None:
+        left_out = f'noise added, {recording.snr_db:g} dB'
+    return {**_entry(recording, found), 'lead': recording.leads[recording.lead()],
+            'left_out': left_out, **beat_figures([counts]),
+            'flutter_left_out': counts['flutter_left_out']}, counts
+
+
+def _entry(recording: Recording, found: Found) -> dict:
+    return {'name': recording.name, 'subject': recording.subject,
+            'duration_s': recording.duration_s, 'transient_fraction': found.transient_fraction,
+            'counts': dict(found.counts)}
