@@ -12,7 +12,8 @@ class GateSpec:
 
     The three thresholds are unitless: how many times its own steady scale a statistic must
     reach to open the gate. ``cutoff`` is the high-pass corner in Hz, ``memory`` the time
-    constant of the steady scale in seconds, ``dilation`` the tokens opened on each side.
+    constant of the steady scale in seconds, ``dilation`` the tokens opened on each side, ``floor`` the rms,
+    in units of the features, below which nothing is a transient.
     """
 
     variance: float = 4.0
@@ -21,6 +22,7 @@ class GateSpec:
     cutoff: float = 10.0
     memory: float = 10.0
     dilation: int = 1
+    floor: float = 0.01
 
 
 @dataclass(frozen=True)
