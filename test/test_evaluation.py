@@ -13,8 +13,7 @@ from rich.console import Console
 from taolora_ros.evaluation import report
 from taolora_ros.evaluation.beats import beat_figures, count_beats, match
 from taolora_ros.evaluation.detection import Found
-from taolora_ros.evaluation.evaluate import (
-    _summarise_beats, _summarise_falls, judge_ecg, judge_imu)
+from taolora_ros.evaluation.evaluate import judge_ecg, judge_imu, summarise
 from taolora_ros.evaluation.falls import count_falls, fall_figures, poisson_upper
 from taolora_ros.recordings import Recording
 
@@ -180,7 +179,7 @@ def test_paced_and_noisy_records_stay_out_of_the_totals():
     judged = [judge_ecg(recording, found(('beat', 1.0))) for recording in (
         ecg_recording('100'), ecg_recording('102', paced=True),
         ecg_recording('118e06', snr_db=6.0))]
-    result = _summarise_beats(*zip(*judged))
+    result = summarise('ecg', judged)
     assert result['records'] == 1 and result['beat']['n'] == 3
     assert {reason: group['beat']['n'] for reason, group in result['apart'].items()} == {
         'paced': 3, 'noise added, 6 dB': 3}
@@ -190,11 +189,11 @@ def test_reports_can_be_printed_and_written_as_json():
     imu = [judge_imu(fall_recording('a', 9.0), found(('fall', 20.0))),
            judge_imu(fall_recording('b'), found())]
     ecg = [judge_ecg(ecg_recording(), found(('beat', 1.0), ('veb', 3.0)))]
-    common = {'skipped_files': {'no annotations': 2}, 'transient_fraction': 0.1, 'seconds': 1.0}
-    for judged, summarise, words in ((imu, _summarise_falls, ('waist', '1 of 2', 'missed')),
-                                     (ecg, _summarise_beats, ('MLII', '66.67', 'ventricular'))):
-        entries, counts = zip(*judged)
-        result = {**summarise(entries, counts), 'recordings': list(entries), **common}
+    for kind, judged, words in (('imu', imu, ('waist', '1 of 2', 'missed')),
+                                ('ecg', ecg, ('MLII', '66.67', 'ventricular'))):
+        result = {**summarise(kind, judged), 'skipped_files': {'no annotations': 2},
+                  'seconds': 1.0}
+        assert result['transient_fraction'] == pytest.approx(0.1)
         json.dumps(result)
         console = Console(record=True, width=160, file=io.StringIO())
         console.print(*report.tables(result), *report.notes(result))

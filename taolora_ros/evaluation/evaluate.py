@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from taolora_ros.recordings import Recording, find_files, read_npz
 
 PROCESSES = 2  # beyond that the machine's other work suffers and little is gained
 Progress = Callable[[int, int, str], None]  # files done, files, the file just done
+Judged = FallCount | Counter  # the counts of one recording
 
 
 def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int | None = None,
@@ -36,25 +37,40 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     for done, (path, rows) in enumerate(_judge_files(kind, files, candidate, processes, only), 1):
         judged += [(str(path), i, *row) for i, row in enumerate(rows)]
         progress(done, len(files), path.name)
-    judged.sort(key=lambda row: row[:2])  # processes finish in any order
-    entries, counts = [row[2] for row in judged], [row[3] for row in judged]
-    if not entries:
+    if not judged:
         raise ValueError(f'{data}: none of its recordings is of {", ".join(sorted(only or ()))}')
-    summarise = _summarise_falls if kind == 'imu' else _summarise_beats
-    return {**summarise(entries, counts), 'recordings': entries,
-            'transient_fraction': _mean_transient(entries),
+    judged.sort(key=lambda row: row[:2])  # processes finish in any order
+    return {**summarise(kind, [row[2:] for row in judged]),
             'skipped_files': dict(Counter(skipped.values())),
             'data': str(data), 'seconds': time.monotonic() - started}
 
 
-def _summarise_falls(entries: list[dict], counts: list[FallCount]) -> dict:
-    return {'fall': fall_figures(counts)}
+def judge(recordings: Iterable[Recording], loaded: tuple) -> Iterator[tuple[dict, Judged]]:
+    """Yield (entry for the report, counts) of each recording.
+
+    ``loaded`` is (spec, engine, settings), settings None for the model's own.
+    """
+    for recording in recordings:
+        score = judge_imu if recording.kind == 'imu' else judge_ecg
+        yield score(recording, detect(recording, *loaded))
 
 
-def _summarise_beats(entries: list[dict], counts: list[Counter]) -> dict:
+def summarise(kind: str, judged: Iterable[tuple[dict, Judged]]) -> dict:
+    """Return the figures over what ``judge`` yielded, be it from one model or several folds."""
+    judged = list(judged)
+    entries = [entry for entry, _ in judged]
+    seconds = sum(entry['duration_s'] for entry in entries)
+    open_seconds = sum(e['transient_fraction'] * e['duration_s'] for e in entries)
+    figures = ({'fall': fall_figures(count for _, count in judged)} if kind == 'imu'
+               else _summarise_beats(judged))
+    return {**figures, 'recordings': entries, 'transient_fraction': open_seconds / seconds}
+
+
+def _summarise_beats(judged: list[tuple[dict, Counter]]) -> dict:
     """Return the totals over scored records, and those left out of them by reason."""
     groups: dict[str, list[Counter]] = {}
-    for entry, count in zip(entries, counts):
+    entries = [entry for entry, _ in judged]
+    for entry, count in judged:
         groups.setdefault(entry['left_out'], []).append(count)
     scored = groups.pop('', [])
     return {**beat_figures(scored), 'records': len(scored),
@@ -62,11 +78,6 @@ def _summarise_beats(entries: list[dict], counts: list[Counter]) -> dict:
             'flutter_left_out': sum(count['flutter_left_out'] for count in scored),
             'apart': {reason: {**beat_figures(group), 'records': len(group)}
                       for reason, group in sorted(groups.items())}}
-
-
-def _mean_transient(entries: list[dict]) -> float:
-    seconds = sum(entry['duration_s'] for entry in entries)
-    return sum(e['transient_fraction'] * e['duration_s'] for e in entries) / seconds
 
 
 def _judge_files(kind: str, files: list[Path], candidate: Candidate, processes: int | None,
@@ -77,7 +88,7 @@ def _judge_files(kind: str, files: list[Path], candidate: Candidate, processes: 
     if processes <= 1:
         loaded = candidate.load()
         for path in files:
-            yield path, _judge_file(path, only, loaded)
+            yield path, list(judge(_wanted(path, only), loaded))
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'),
                              _start_worker, (candidate,)) as pool:
@@ -108,18 +119,12 @@ def _work(path: Path, only: frozenset[str] | None) -> list:
     global _loaded
     if _loaded is None:  # here and not at the start, so that errors reach the caller as they are
         _loaded = _candidate.load()
-    return _judge_file(path, only, _loaded)
+    return list(judge(_wanted(path, only), _loaded))
 
 
-def _judge_file(path: Path, only: frozenset[str] | None, loaded: tuple) -> list:
-    """Return (entry, counts) of every recording in ``path`` that is wanted."""
-    judged = []
-    for recording in read_npz(path):
-        if only is None or recording.subject in only:
-            found = detect(recording, *loaded)
-            judge = judge_imu if recording.kind == 'imu' else judge_ecg
-            judged.append(judge(recording, found))
-    return judged
+def _wanted(path: Path, only: frozenset[str] | None) -> Iterator[Recording]:
+    """Yield the recordings in ``path`` whose subject is asked for."""
+    return (r for r in read_npz(path) if only is None or r.subject in only)
 
 
 def judge_imu(recording: Recording, found: Found) -> tuple[dict, FallCount]:

@@ -1,0 +1,203 @@
+"""The command line ``taolora``: one subcommand a function, imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+BAD_INPUT = 2      # exit code for what the user can put right
+INTERRUPTED = 130  # as shells report SIGINT
+SETTINGS = (       # detector settings that evaluate and replay can change
+    ('--event-threshold', float, 'score from which an event is reported'),
+    ('--anomaly-threshold', float, 'score from which a window is anomalous'),
+    ('--gate', str, 'auto, open (transient path always on) or closed (never)'),
+    ('--hop', float, 'seconds between windows'),
+    ('--delay', float, 'seconds the detector looks ahead before it decides'))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``taolora`` with ``argv``; return the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError) as error:
+        print(f'taolora {args.command}: {error}', file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f'taolora {args.command}: interrupted', file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; ``args.run`` is the function to call."""
+    parser = argparse.ArgumentParser(
+        prog='taolora', description='Events and anomalies from IMU and biosignal recordings.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, text, add, run in (
+            ('demo', 'play recordings through the node over DDS, print the events', _add_demo,
+             _demo),
+            ('replay', 'play a bag or a recording, print the events', _add_replay, _replay),
+            ('evaluate', 'score a model on annotated recordings', _add_evaluate, _evaluate),
+            ('train', 'train a full-precision network', _add_train, _train),
+            ('quantize', 'turn a trained network into an INT4 model with gated LoRA',
+             _add_quantize, _quantize),
+            ('info', 'show what is in a model file', _add_info, _info)):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+        add(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from taolora_ros.demo import main as demo
+    return demo()
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a model runs."""
+    parser.add_argument('--model', metavar='FILE',
+                        help='model file or name of a shipped one; default: that of the signal')
+    parser.add_argument('--engine', default='auto', help='engine to run it with (default auto)')
+    parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
+    for option, kind, text in SETTINGS:
+        parser.add_argument(option, type=kind, help=f"{text}; default: the model's")
+
+
+def _candidate(args: argparse.Namespace, kind: str):
+    """Return the model for ``kind`` with the settings of the command line."""
+    from taolora_ros.evaluation.detection import Candidate
+    from taolora_ros.shipped import find_model
+    from taolora_ros.spec import SPECS
+    names = [option[2:].replace('-', '_') for option, *_ in SETTINGS]
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return Candidate(find_model(args.model or SPECS[kind].name),
+                     getattr(args, 'precision', 'int4'), args.engine, args.device, settings)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('kind', choices=('imu', 'ecg'))
+    parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
+    parser.add_argument('--precision', choices=('int4', 'fp32'), default='int4',
+                        help='the model as shipped, or the full-precision one (default int4)')
+    parser.add_argument('--only', metavar='NAME[,NAME]', help='subjects or records to keep')
+    parser.add_argument('--processes', type=int, help='processes to spread recordings over')
+    parser.add_argument('--json', metavar='FILE', help='write the figures there too')
+    _add_running(parser)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from taolora_ros.evaluation.evaluate import evaluate
+    from taolora_ros.evaluation.report import notes, tables
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn
+    _check_writable(args.json)
+    candidate = _candidate(args, args.kind)
+    only = frozenset(args.only.split(',')) if args.only else None
+    console = Console()
+    with Progress(TextColumn('evaluating'), BarColumn(), MofNCompleteColumn(),
+                  TextColumn('files'), TimeElapsedColumn(), TextColumn('{task.description}'),
+                  console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task('', total=None)
+        result = evaluate(
+            args.kind, args.data, candidate, args.processes, only,
+            lambda done, total, name: bar.update(task, completed=done, total=total,
+                                                 description=name))
+    console.print(*tables(result))
+    for line in notes(result):
+        console.print(line, highlight=False, markup=False)
+    _write_json(args.json, {**result, 'model': str(candidate.model),
+                            'precision': candidate.precision, 'settings': candidate.settings})
+    return 0
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('source', metavar='SOURCE', help='rosbag2 folder or file, or .npz file')
+    parser.add_argument('--topic', help='topic of the bag; needed when several could be read')
+    parser.add_argument('--field', default='', help='path to the values in a message (data[0])')
+    parser.add_argument('--sample-rate', type=float, default=0.0, metavar='HZ',
+                        help='rate of messages that do not say it')
+    parser.add_argument('--unit', default='', help="unit of the values; default: the model's")
+    parser.add_argument('--recording', metavar='NAME', help='name or number in an .npz file')
+    parser.add_argument('--label', help='show events of this label only')
+    parser.add_argument('--json', metavar='FILE', help='write what was read and found there too')
+    _add_running(parser)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    import dataclasses
+    from rich.console import Console
+    from taolora_ros.replay import Source, replay
+    _check_writable(args.json)
+    source = Source(Path(args.source), args.topic, args.field, args.sample_rate, args.unit,
+                    args.recording)
+    played = replay(source, lambda kind: _candidate(args, kind), Console(), args.label)
+    _write_json(args.json, [{**dataclasses.asdict(one), 'rate': one.rate} for one in played])
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('kind', choices=('imu', 'ecg'))
+    parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
+    parser.add_argument('--out', metavar='FILE', help='where the trained network goes')
+    parser.add_argument('--steps', type=int, help='optimiser steps')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
+    parser.add_argument('--folds', type=int, help='cross-validate over so many folds')
+    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint')
+
+
+def _train(args: argparse.Namespace) -> int:
+    from taolora_ros.training.command import train_command
+    return train_command(args)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='what train wrote')
+    parser.add_argument('--data', required=True, metavar='DIR', help='recordings to calibrate on')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the model file to write')
+    parser.add_argument('--rank', type=int, help='rank of the LoRA')
+    parser.add_argument('--buffer', choices=('x', 'residual'),
+                        help='what the LoRA reads: X, or [X - Q4(X), X]')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from taolora_ros.training.command import quantize_command
+    return quantize_command(args)
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', metavar='MODEL', help='model file or name of a shipped one')
+
+
+def _info(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from taolora_ros.model_file import load_model
+    from taolora_ros.model_info import tables
+    from taolora_ros.shipped import find_model
+    path = find_model(args.model)
+    Console().print(*tables(path, load_model(path)))
+    return 0
+
+
+def _check_writable(path: str | None) -> None:
+    """Fail before long work, not after it, when its result could not be written."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f'{path}: no such folder to write to')
+
+
+def _write_json(path: str | None, result) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(result, indent=2, default=str) + '\n')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The command line: quick help, one clear line and exit code 2 for bad input, no tracebacks."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from taolora_ros import cli
+from taolora_ros.synthetic import write_dataset
+
+COMMANDS = ('demo', 'replay', 'evaluate', 'train', 'quantize', 'info')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    write_dataset(folder, seed=7, subjects=2, records=2)
+    return folder
+
+
+def fails(capsys, *argv):
+    """Run a command that must fail; return its single line of error."""
+    assert cli.main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1, err
+    return err
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = ('import sys; from taolora_ros.cli import build_parser; build_parser().format_help(); '
+            'print([m for m in ("torch", "numpy", "scipy", "rich", "rosbags") if m in sys.modules])')
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == '[]'
+    assert time.monotonic() - started < 2.0
+    for name in COMMANDS:
+        assert name in cli.build_parser().format_help()
+
+
+@pytest.mark.parametrize('argv', [
+    [], ['fly'], ['evaluate', 'ppg', '--data', 'x'], ['evaluate', 'imu'], ['replay'],
+    ['evaluate', 'ecg', '--data', 'x', '--delay', 'soon']])
+def test_wrong_words_end_with_two(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    assert 'usage: taolora' in capsys.readouterr().err
+
+
+def test_missing_things_are_named(capsys, tmp_path):
+    assert 'no such file' in fails(capsys, 'replay', tmp_path / 'bag')
+    assert "'nope': no model of that name" in fails(capsys, 'info', 'nope')
+    assert 'no such folder to write to' in fails(
+        capsys, 'evaluate', 'imu', '--data', tmp_path, '--json', tmp_path / 'a' / 'b.json')
+    broken = tmp_path / 'm.safetensors'
+    broken.write_bytes(b'{}')
+    assert 'not a complete safetensors file' in fails(capsys, 'info', broken)
+
+
+def test_an_error_as_a_process_has_no_traceback(tmp_path):
+    done = subprocess.run([sys.executable, '-m', 'taolora_ros.cli', 'replay',
+                           str(tmp_path / 'x.npz')], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ''
+    assert done.stderr == f'taolora replay: {tmp_path / "x.npz"}: no such file or folder\n'
+
+
+def test_interrupting_says_so(monkeypatch, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, '_info', interrupt)
+    assert cli.main(['info', 'x']) == 130
+    assert capsys.readouterr().err == 'taolora info: interrupted\n'
