@@ -18,6 +18,7 @@ from taolora_ros.spec import GateSpec, ModelSpec
 
 HYSTERESIS = 0.5  # an open gate closes below this share of the thresholds
 STEP = 2.0        # nats: a patch far off the steady scale pulls it no more than this
+MOSTLY = 0.5      # open for more than this share of the time: what was a transient is steady
 
 
 class Gate:
@@ -31,6 +32,7 @@ class Gate:
     def __init__(self, spec: ModelSpec):
         self.spec = spec
         self.thresholds = spec.gate
+        self._memory = spec.gate.memory * spec.rate / spec.patch  # patches
         self._channels = len(feature_names(spec))
         self._highpass = signal.butter(2, spec.gate.cutoff, 'highpass', fs=spec.rate, output='sos')
         self.reset()
@@ -57,7 +59,8 @@ class Gate:
         self._state = None      # of the high-pass filter
         self._steady = None     # (3F,) log of the steady scales
         self._patches = 0       # patches that shaped the steady scale
-        self._open_for = 0      # patches since the gate opened, 0 when closed
+        self._open = False
+        self._share = 0.0       # of recent patches that were open
 
     def push(self, features: np.ndarray) -> np.ndarray:
         """Take features (n, F); return one flag for every patch they complete, (p,) bool."""
@@ -93,18 +96,14 @@ class Gate:
         if self._steady is None:
             self._steady = row.copy()
         over = row - self._steady
-        limit = self._closing if self._open_for else self._opening
-        is_open = bool((over >= limit).any())
-        self._open_for = self._open_for + 1 if is_open else 0
-        memory = self.spec.gate.memory * self.spec.rate / self.spec.patch  # patches
-        if self._open_for <= memory:  # an open gate freezes the scale, but not for ever
-            if not is_open:
-                self._patches += 1
-                np.clip(over, -STEP, STEP, out=over)
-                self._steady += over * max(1.0 / memory, 1.0 / (1 + self._patches))
-        else:
-            self._steady += over / memory
-        return is_open
+        limit = self._closing if self._open else self._opening
+        self._open = bool((over >= limit).any())
+        self._share += (self._open - self._share) / self._memory
+        if not self._open or self._share > MOSTLY:
+            self._patches += 1
+            step = max(1.0 / self._memory, 1.0 / (1 + self._patches))
+            self._steady += step * np.clip(over, -STEP, STEP)
+        return self._open
 
 
 def _sum(terms: np.ndarray) -> np.ndarray:

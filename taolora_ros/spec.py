@@ -12,13 +12,13 @@ class GateSpec:
 
     The three thresholds are unitless: how many times its own steady scale a statistic must
     reach to open the gate. ``cutoff`` is the high-pass corner in Hz, ``memory`` the time
-    constant of the steady scale in seconds, ``dilation`` the tokens opened on each side, ``floor`` the rms,
-    in units of the features, below which nothing is a transient.
+    constant of the steady scale in seconds, ``dilation`` the tokens opened on each side,
+    ``floor`` the rms, in units of the features, below which nothing is a transient.
     """
 
-    variance: float = 4.0
-    curvature: float = 8.0
-    hf_energy: float = 8.0
+    variance: float = 16.0
+    curvature: float = 50.0
+    hf_energy: float = 50.0
     cutoff: float = 10.0
     memory: float = 10.0
     dilation: int = 1
@@ -102,12 +102,14 @@ IMU_FALLS = ModelSpec(
     channels=('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z'),
     units=('m/s^2',) * 3 + ('rad/s',) * 3, optional=('gyro_x', 'gyro_y', 'gyro_z'),
     rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(0.0,),
-    gate=GateSpec(variance=16.0, curvature=16.0, hf_energy=16.0, cutoff=5.0))
+    gate=GateSpec(variance=16.0, curvature=50.0, hf_energy=50.0, cutoff=5.0, dilation=2,
+                  floor=0.05))
 
 ECG_BEATS = ModelSpec(
     name='ecg_beats', version='1', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
     rate=125.0, patch=8, tokens=64, hop=0.256, delay=0.96, refractory=0.19, bias=(0.0, 0.0),
-    gate=GateSpec(variance=4.0, curvature=8.0, hf_energy=8.0, cutoff=10.0))
+    gate=GateSpec(variance=18.0, curvature=100.0, hf_energy=100.0, cutoff=10.0, dilation=0,
+                  floor=0.01))
 
 SPECS = {'imu': IMU_FALLS, 'ecg': ECG_BEATS}
