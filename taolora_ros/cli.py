@@ -77,15 +77,17 @@ def _candidate(args: argparse.Namespace, kind: str):
     names = [option[2:].replace('-', '_') for option, *_ in SETTINGS]
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return Candidate(find_model(args.model or SPECS[kind].name),
-                     getattr(args, 'precision', 'int4'), args.engine, args.device, settings)
+                     getattr(args, 'precision', None), args.engine, args.device, settings)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('kind', choices=('imu', 'ecg'))
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
-    parser.add_argument('--precision', choices=('int4', 'fp32'), default='int4',
-                        help='the model as shipped, or the full-precision one (default int4)')
+    parser.add_argument('--precision', choices=('int4', 'fp32'),
+                        help="INT4 as shipped, or full precision; default: the file's own")
     parser.add_argument('--only', metavar='NAME[,NAME]', help='subjects or records to keep')
+    parser.add_argument('--unseen', action='store_true',
+                        help='only subjects or records that the model was not trained on')
     parser.add_argument('--processes', type=int, help='processes to spread recordings over')
     parser.add_argument('--json', metavar='FILE', help='write the figures there too')
     _add_running(parser)
@@ -106,14 +108,13 @@ def _evaluate(args: argparse.Namespace) -> int:
                   console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task('', total=None)
         result = evaluate(
-            args.kind, args.data, candidate, args.processes, only,
+            args.kind, args.data, candidate, args.processes, only, args.unseen,
             lambda done, total, name: bar.update(task, completed=done, total=total,
                                                  description=name))
     console.print(*tables(result))
     for line in notes(result):
         console.print(line, highlight=False, markup=False)
-    _write_json(args.json, {**result, 'model': str(candidate.model),
-                            'precision': candidate.precision, 'settings': candidate.settings})
+    _write_json(args.json, result)
     return 0
 
 

@@ -16,6 +16,7 @@ from taolora_ros.recordings import Recording, read_npz
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import SPECS
 
+HEADING = f'{"time s":>10}  {"event":<9}{"phase":<9}{"score":>6}  {"severity":<9} values'
 PHASES = ('start', 'ongoing', 'end')
 SEVERITIES = ('info', 'warning', 'critical')
 STYLES = {'critical': 'bold red', 'warning': 'yellow'}
@@ -182,7 +183,6 @@ class _Printer:
 
     def __init__(self, console: Console, label: str | None):
         self.console, self.label = console, label
-        self.heading = f'{"time s":>10}  {"event":<9}{"phase":<9}{"score":>6}  {"severity":<9} values'
         self.started = False
         self.anomalous = False
 
@@ -198,7 +198,7 @@ class _Printer:
     def print(self, row: dict) -> None:
         """Print one row, in the colour of its severity."""
         if not self.started:
-            self.console.print(self.heading, style='bold', highlight=False)
+            self.console.print(HEADING, style='bold', highlight=False)
             self.started = True
         values = ' '.join(f'{key} {value:.4g}' for key, value in row['values'].items())
         line = (f'{row["time_s"]:10.3f}  {row["label"]:<9}{row["phase"]:<9}{row["score"]:6.3f}  '

@@ -192,7 +192,7 @@ def test_reports_can_be_printed_and_written_as_json():
     for kind, judged, words in (('imu', imu, ('waist', '1 of 2', 'missed')),
                                 ('ecg', ecg, ('MLII', '66.67', 'ventricular'))):
         result = {**summarise(kind, judged), 'skipped_files': {'no annotations': 2},
-                  'seconds': 1.0}
+                  'seen_in_training': 1, 'seconds': 1.0}
         assert result['transient_fraction'] == pytest.approx(0.1)
         json.dumps(result)
         console = Console(record=True, width=160, file=io.StringIO())

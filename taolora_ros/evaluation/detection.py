@@ -22,11 +22,12 @@ IMU_COLUMNS = ('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z')
 class Candidate:
     """A model as it is to be run: the file, how, and settings that differ from its own.
 
-    ``load`` is called once in every process. Nothing here holds weights, so it can be sent.
+    ``precision`` is 'int4' or 'fp32', None for the file's own. ``load`` is called once in every
+    process. Nothing here holds weights, so it can be sent.
     """
 
     model: Path
-    precision: str = 'int4'
+    precision: str | None = None
     engine: str = 'auto'
     device: str = 'auto'
     settings: dict = field(default_factory=dict)
@@ -35,10 +36,22 @@ class Candidate:
         """Return (spec, engine, settings); raise ValueError naming what does not fit."""
         from taolora_ros.engine import make_engine
         from taolora_ros.model_file import load_model
-        model = load_model(self.model)
-        engine = make_engine(model, engine=self.engine, device=self.device,
-                             precision=self.precision)
+        model = load_model(self.model, self.precision)
+        engine = make_engine(model, self.engine, self.device)
         return model.spec, engine, changed_settings(model.spec, self.settings)
+
+    def describe(self) -> dict:
+        """Return what a report says of the model; errors as for ``load``.
+
+        ``trained_on`` are the subjects or records of its training data.
+        """
+        from taolora_ros.model_file import load_model
+        model = load_model(self.model, self.precision)
+        return {'file': str(self.model), 'name': model.spec.name, 'kind': model.spec.kind,
+                'version': model.spec.version, 'precision': model.precision,
+                'engine': self.engine, 'device': self.device,
+                'settings': dataclasses.asdict(changed_settings(model.spec, self.settings)),
+                'trained_on': list(model.metadata.get('provenance', {}).get('subjects', []))}
 
 
 def changed_settings(spec: ModelSpec, changes: dict):

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 from taolora_ros.evaluation.beats import beat_figures, count_beats
@@ -20,29 +21,51 @@ Progress = Callable[[int, int, str], None]  # files done, files, the file just d
 Judged = FallCount | Counter  # the counts of one recording
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which subjects (IMU) or records (ECG) to evaluate: ``only`` these, and none ``without``."""
+
+    only: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+
+    def takes(self, subject: str) -> bool:
+        """Return whether recordings of ``subject`` are evaluated."""
+        return (self.only is None or subject in self.only) and subject not in self.without
+
+
 def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int | None = None,
-             only: frozenset[str] | None = None, progress: Progress = lambda *_: None) -> dict:
+             only: frozenset[str] | None = None, unseen: bool = False,
+             progress: Progress = lambda *_: None) -> dict:
     """Return the figures of ``candidate`` on all annotated recordings of ``kind`` below ``data``.
 
-    ``only`` keeps the subjects (IMU) or records (ECG) named; ``processes`` is chosen by the number
-    of files and CPUs when it is None. The result is ready for JSON: ``fall``, or ``beat``,
-    ``beat_50ms`` and ``veb``, over all recordings (ratios as fractions from 0 to 1), one entry
-    each in ``recordings``, and what was left out. Raise ValueError for data or a model that
-    cannot be used.
+    ``only`` keeps the subjects (IMU) or records (ECG) named, ``unseen`` those the model was not
+    trained on; ``processes`` is chosen by the number of files and CPUs when it is None. The
+    result is ready for JSON: ``fall``, or ``beat``, ``beat_50ms`` and ``veb``, over all recordings
+    (ratios as fractions from 0 to 1), one entry each in ``recordings``, and what was left out.
+    Raise ValueError for data or a model that cannot be used.
     """
     skipped: dict[str, str] = {}
     files = find_files(data, kind, skipped)
+    model = candidate.describe()
+    if model['kind'] != kind:
+        raise ValueError(f'{candidate.model}: {model["name"]} is for {model["kind"]}, not {kind}')
+    trained_on = frozenset(model.pop('trained_on'))
+    choice = Choice(only, trained_on if unseen else frozenset())
     started = time.monotonic()
     judged = []
-    for done, (path, rows) in enumerate(_judge_files(kind, files, candidate, processes, only), 1):
+    for done, (path, rows) in enumerate(_judge_files(files, candidate, processes, choice), 1):
         judged += [(str(path), i, *row) for i, row in enumerate(rows)]
         progress(done, len(files), path.name)
     if not judged:
-        raise ValueError(f'{data}: none of its recordings is of {", ".join(sorted(only or ()))}')
+        raise ValueError(f'{data}: no recording left to evaluate; asked for are '
+                         + (', '.join(sorted(only)) if only else 'all')
+                         + (' that the model was not trained on' if unseen else ''))
     judged.sort(key=lambda row: row[:2])  # processes finish in any order
-    return {**summarise(kind, [row[2:] for row in judged]),
+    result = summarise(kind, [row[2:] for row in judged])
+    seen = sum(entry['subject'] in trained_on for entry in result['recordings'])
+    return {**result, 'seen_in_training': seen, 'model': model, 'data': str(data),
             'skipped_files': dict(Counter(skipped.values())),
-            'data': str(data), 'seconds': time.monotonic() - started}
+            'seconds': time.monotonic() - started}
 
 
 def judge(recordings: Iterable[Recording], loaded: tuple) -> Iterator[tuple[dict, Judged]]:
@@ -80,19 +103,19 @@ def _summarise_beats(judged: list[tuple[dict, Counter]]) -> dict:
                       for reason, group in sorted(groups.items())}}
 
 
-def _judge_files(kind: str, files: list[Path], candidate: Candidate, processes: int | None,
-                 only: frozenset[str] | None) -> Iterator[tuple[Path, list]]:
+def _judge_files(files: list[Path], candidate: Candidate, processes: int | None, choice: Choice
+                 ) -> Iterator[tuple[Path, list]]:
     """Yield (file, judged recordings) as they become ready, from several processes if it helps."""
     if processes is None:
         processes = min(PROCESSES, os.cpu_count() or 1, len(files))
     if processes <= 1:
         loaded = candidate.load()
         for path in files:
-            yield path, list(judge(_wanted(path, only), loaded))
+            yield path, list(judge(_wanted(path, choice), loaded))
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'),
                              _start_worker, (candidate,)) as pool:
-        waiting = {pool.submit(_work, path, only): path for path in files}
+        waiting = {pool.submit(_work, path, choice): path for path in files}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
@@ -115,16 +138,15 @@ def _start_worker(candidate: Candidate) -> None:
         pass
 
 
-def _work(path: Path, only: frozenset[str] | None) -> list:
+def _work(path: Path, choice: Choice) -> list:
     global _loaded
     if _loaded is None:  # here and not at the start, so that errors reach the caller as they are
         _loaded = _candidate.load()
-    return list(judge(_wanted(path, only), _loaded))
+    return list(judge(_wanted(path, choice), _loaded))
 
 
-def _wanted(path: Path, only: frozenset[str] | None) -> Iterator[Recording]:
-    """Yield the recordings in ``path`` whose subject is asked for."""
-    return (r for r in read_npz(path) if only is None or r.subject in only)
+def _wanted(path: Path, choice: Choice) -> Iterator[Recording]:
+    return (recording for recording in read_npz(path) if choice.takes(recording.subject))
 
 
 def judge_imu(recording: Recording, found: Found) -> tuple[dict, FallCount]:

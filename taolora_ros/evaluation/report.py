@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from taolora_ros.evaluation.falls import EARLIEST, LATEST
@@ -29,7 +30,7 @@ def _fall_tables(result: dict) -> list[Table]:
     for name, row in (('all', fall), ('activities only', fall['activities']),
                       *fall['sources'].items()):
         rates = [row['false_alarms_per_hour'], row['false_alarms_per_hour_upper_95']]
-        table.add_row(name, *(str(row.get(key, '')) for key in ('falls', 'found')),
+        table.add_row(escape(name), *(str(row.get(key, '')) for key in ('falls', 'found')),
                       percent(row['se']) if 'se' in row else '', str(row['false_alarms']),
                       f'{row["hours"]:.2f}', *('-' if r is None else f'{r:.2f}' for r in rates))
     recordings = result['recordings']
@@ -42,7 +43,8 @@ def _fall_tables(result: dict) -> list[Table]:
         details.add_column(heading)
     for r in wrong[:WORST]:
         fall = ('found' if r['found'] else 'missed') if r['is_fall'] else ''
-        details.add_row(r['name'], r['source'], r['label'], fall, str(r['false_alarms']))
+        details.add_row(*(escape(r[key]) for key in ('name', 'source', 'label')), fall,
+                        str(r['false_alarms']))
     return [table, details] if wrong else [table]
 
 
@@ -68,7 +70,7 @@ def _beat_tables(result: dict) -> list[Table]:
                            else 'right')
     for r in result['recordings']:
         records.add_row(
-            r['name'], r['lead'], str(r['beat']['n']), percent(r['beat']['se']),
+            escape(r['name']), escape(r['lead']), str(r['beat']['n']), percent(r['beat']['se']),
             percent(r['beat']['ppv']), percent(r['beat_50ms']['se']),
             percent(r['beat_50ms']['ppv']), str(r['veb']['n']), percent(r['veb']['se']),
             percent(r['veb']['ppv']), r['left_out'])
@@ -79,6 +81,10 @@ def notes(result: dict) -> list[str]:
     """Return what has to be said besides the tables, a line each."""
     lines = [f'{count} files left out: {reason}'
              for reason, count in sorted(result['skipped_files'].items())]
+    if result['seen_in_training']:
+        lines.append(f'{result["seen_in_training"]} of {len(result["recordings"])} recordings are '
+                     'of subjects or records that the model was trained on: these figures do not '
+                     'show how it does on others (--unseen leaves them out)')
     if result.get('flutter_left_out'):
         lines.append(f'{result["flutter_left_out"]} detections inside annotated ventricular '
                      'flutter are not scored (AAMI EC57)')
