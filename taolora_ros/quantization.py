@@ -34,11 +34,11 @@ def quantize_weight(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     if groups < 1 or k % groups:
         raise ValueError(f'groups: {groups} does not divide K = {k}')
     w = weight.reshape(groups, k // groups, n)
-    top = w.abs().amax(1).clamp_min(torch.finfo(w.dtype).tiny * 1e6)  # (G, N)
+    top = w.abs().amax(1).clamp_min(1e-5)  # (G, N); far above what float16 loses
     best_error = torch.full_like(top, float('inf'))
-    best_scale = top / QMAX
+    best_scale = top.clone()
     for shrink in torch.linspace(1.0, 0.6, 21).tolist():
-        scale = top * shrink / QMAX
+        scale = (top * shrink / QMAX).half().to(w.dtype)  # as model files keep it
         error = (round_clamp(w / scale[:, None], -QMAX, QMAX) * scale[:, None] - w).square().sum(1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)

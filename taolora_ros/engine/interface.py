@@ -1,0 +1,33 @@
+"""What an engine takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results for B windows of T tokens, K classes, F features; all float32.
+
+    ``probability`` (B, T, K) sums to 1 over the classes; ``offset`` (B, T) in [0, 1) is where in
+    its patch an event lies; ``anomaly`` (B, F) is each feature's anomaly in the window, 1 being
+    what 99.9 % of steady training windows stay below.
+    """
+
+    probability: np.ndarray
+    offset: np.ndarray
+    anomaly: np.ndarray
+
+
+class Engine(Protocol):
+    """Runs windows of one model."""
+
+    name: str
+    device: str
+
+    def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
+        """Score windows (B, L, F) float32 with gates (B, T) bool; B may be any number >= 1."""
+        ...

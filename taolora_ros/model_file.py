@@ -1,0 +1,182 @@
+"""Model files: one safetensors file with weights and a JSON description, never pickle.
+
+Tensors of an INT4 model, for each quantized layer NAME (K inputs, N outputs, rank r):
+
+    NAME.packed   uint8 (ceil(K / 2), N)   two codes a byte, rows k and k + ceil(K / 2)
+    NAME.w_scale  float16 (G, N)           NAME.x_inv   float32 (K,)
+    NAME.lora_a   float16 (K or 2K, r)     NAME.lora_b  float16 (r, N)
+    NAME.bias     float16 (N,)
+
+and float16 for everything else (embedding, norms, depthwise convolutions, heads). A
+full-precision model holds float32 ``NAME.weight`` instead. ``anomaly_scale`` float32 (F,) is the
+rebuilding error of each feature that steady training data seldom passes.
+
+The safetensors header carries one string, ``taolora``: JSON with ``format_version``, ``spec``
+(see spec.py), ``precision``, ``layers`` (zero point and buffer of each quantized layer),
+``provenance`` and ``figures``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from taolora_ros.features import feature_names
+from taolora_ros.network import TaoNetwork
+from taolora_ros.quantization import pack_int4, unpack_int4
+from taolora_ros.spec import ModelSpec
+
+FORMAT_VERSION = 1
+MAX_BYTES = 256 * 2 ** 20
+PARTS = ('packed', 'w_scale', 'x_inv', 'lora_a', 'lora_b')
+
+
+@dataclass
+class Model:
+    """A network with all that is known about it; ``tensors`` are those of the file."""
+
+    spec: ModelSpec
+    network: TaoNetwork
+    anomaly_scale: Tensor
+    tensors: dict[str, Tensor]
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """'int4' or 'fp32'."""
+        return self.metadata['precision']
+
+    @property
+    def rank(self) -> int:
+        """Rank of the transient path, 0 in full precision."""
+        return max((t.shape[0] for n, t in self.tensors.items() if n.endswith('lora_b')), default=0)
+
+
+def save_model(path: str | Path, spec: ModelSpec, network: TaoNetwork, anomaly_scale: Tensor,
+               provenance: dict, figures: dict) -> None:
+    """Write ``network`` (full precision or INT4) to ``path``, replacing it in one step."""
+    layers = {n: m for n, m in network.linears().items() if m.int4}
+    tensors = {'anomaly_scale': anomaly_scale.float().contiguous()}
+    derived = {f'{name}.{part}' for name in layers
+               for part in ('codes', 'w_scale', 'x_inv', 'lora_a', 'lora_b')}
+    for name, tensor in network.state_dict().items():
+        if name not in derived:
+            tensors[name] = (tensor.half() if layers else tensor.float()).contiguous()
+    for name, layer in layers.items():
+        tensors[f'{name}.packed'] = pack_int4(layer.codes.to(torch.int8)).contiguous()
+        tensors[f'{name}.x_inv'] = layer.x_inv.contiguous()
+        for part in ('w_scale', 'lora_a', 'lora_b'):
+            tensors[f'{name}.{part}'] = getattr(layer, part).detach().half().contiguous()
+    description = {
+        'format_version': FORMAT_VERSION, 'precision': 'int4' if layers else 'fp32',
+        'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
+        'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer} for name, m in layers.items()}}
+    partial = Path(path).with_suffix('.partial')
+    save_file({n: t.cpu() for n, t in tensors.items()}, partial,
+              metadata={'taolora': json.dumps(description)})
+    partial.replace(path)
+
+
+def load_model(path: str | Path, precision: str | None = None) -> Model:
+    """Read a model file; raise ValueError with one line naming the file and what is wrong.
+
+    ``precision`` 'int4' or 'fp32' insists on that one: when ``path`` holds the other, its sibling
+    is read instead (NAME.safetensors is INT4, NAME.fp32.safetensors full precision).
+    """
+    path = Path(path)
+    description, tensors = _read(path)
+    if precision not in (None, description.get('precision')):
+        base = path.name.removesuffix('.safetensors').removesuffix('.fp32')
+        endings = {'int4': '.safetensors', 'fp32': '.fp32.safetensors'}
+        if precision not in endings:
+            raise ValueError(f"precision: {precision!r} is neither 'int4' nor 'fp32'")
+        path = path.with_name(base + endings[precision])
+        description, tensors = _read(path)
+    try:
+        spec = ModelSpec.from_dict(description['spec'])
+        _check_size(spec)
+        network = TaoNetwork(spec)
+        _fill(network, dict(tensors), description)
+        scale = tensors['anomaly_scale']
+        if scale.shape != (len(feature_names(spec)),):
+            raise ValueError(f'anomaly_scale has shape {tuple(scale.shape)}')
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path}: not a taolora model: {error!r} is missing or wrong') from error
+    except (ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()
+        raise ValueError(f'{path}: {" ".join(line.strip() for line in first[:3])}') from error
+    return Model(spec, network.eval(), scale.float(), tensors, description)
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Return the description and the tensors of ``path``."""
+    if not path.is_file():
+        raise ValueError(f'{path}: no such model file')
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f'{path}: {path.stat().st_size} bytes, a model has at most {MAX_BYTES}')
+    try:
+        with safe_open(path, 'pt') as file:
+            description = json.loads((file.metadata() or {}).get('taolora', 'null'))
+            if not isinstance(description, dict):
+                raise ValueError(f'{path}: a safetensors file, but not a taolora model')
+            version = description.get('format_version')
+            if not isinstance(version, int) or version > FORMAT_VERSION:
+                raise ValueError(f'{path}: format version {version}; this taolora_ros reads up to '
+                                 f'{FORMAT_VERSION}, install a newer one')
+            return description, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f'{path}: not a complete safetensors file ({error})') from error
+
+
+def _check_size(spec: ModelSpec) -> None:
+    """Refuse shapes no file of ``MAX_BYTES`` could hold, before anything is allocated."""
+    n = spec.network
+    whole = {'patch': spec.patch, 'tokens': spec.tokens, 'width': n.width, 'heads': n.heads,
+             'kernel': n.kernel, 'mlp': n.mlp, 'bottleneck': n.bottleneck}
+    for name, value in whole.items():
+        if not isinstance(value, int) or not 1 <= value <= 4096:
+            raise ValueError(f'spec: {name} = {value!r} must be a whole number in 1..4096')
+    if not 1 <= len(n.blocks) <= 64 or n.width % (2 * n.heads) or n.kernel % 2 == 0:
+        raise ValueError('spec: blocks must be 1..64, width a multiple of 2 * heads, kernel odd')
+    if n.mlp * n.width ** 2 * len(n.blocks) > MAX_BYTES:
+        raise ValueError('spec: the network is larger than a model file may be')
+    for name in ('rate', 'hop', 'delay', 'refractory'):
+        value = getattr(spec, name)
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise ValueError(f'spec: {name} = {value!r} must be a finite number')
+    if spec.kind not in ('imu', 'ecg') or spec.rate <= 0:
+        raise ValueError(f"spec: kind {spec.kind!r} must be 'imu' or 'ecg', rate {spec.rate} > 0")
+
+
+def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) -> None:
+    """Load the tensors into ``network``, switching the layers listed to INT4."""
+    linears = network.linears()
+    for name, options in description['layers'].items():
+        if name not in linears:
+            raise ValueError(f'layer {name!r} is not part of this network')
+        layer = linears[name]
+        packed, *rest = (tensors.pop(f'{name}.{part}') for part in PARTS)
+        if packed.dtype != torch.uint8 or packed.shape[1:] != (layer.out_features,):
+            raise ValueError(f'{name}.packed: {packed.dtype} {tuple(packed.shape)}')
+        w_scale, x_inv, a, b = rest
+        layer.load_int4(unpack_int4(packed, layer.in_features), w_scale, x_inv,
+                        options['x_zero'], a, b, options['buffer'])
+    tensors.pop('anomaly_scale')
+    own = network.state_dict()
+    missing = {n for n in own if n not in tensors and not n.endswith(
+        ('.codes', '.w_scale', '.x_inv', '.lora_a', '.lora_b'))}
+    if missing:
+        raise ValueError(f'tensor {sorted(missing)[0]!r} is missing')
+    for name, tensor in tensors.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ValueError(f'tensor {name!r} with shape {tuple(tensor.shape)} does not fit')
+        own[name].copy_(tensor)  # state_dict shares memory with the network
+    if not all(bool(torch.isfinite(t).all()) for t in own.values()):
+        raise ValueError('a weight is not a finite number')

@@ -1,0 +1,1 @@
+"""Making a model: windows from recordings, training, quantization, cross-validation."""

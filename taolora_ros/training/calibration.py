@@ -1,0 +1,202 @@
+"""Turn a trained network into INT4 plus gated LoRA, layer by layer (METHOD sections 2 and 3).
+
+    X  (M, K) what a layer reads in the partly quantized network     Y  (M, N) what it should give
+    E = Y - Q4(X) Q4(W)                                              X' = [X - Q4(X), X], or X
+
+Layers are done in order of execution, each on the inputs that the ones before it now produce and
+towards the output of the full-precision network, so that a layer also mends what was lost before
+it. Per layer the clip and the smoothing are searched for the least output error *after* the
+low-rank branch; weights are rounded with error feedback (Frantar et al. 2022, GPTQ).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taolora_ros.network import TaoNetwork
+from taolora_ros.quantization import (QMAX, UNSIGNED_MAX, TaoLinear, quantize_activation,
+                                      quantize_weight, round_clamp)
+from taolora_ros.training.windows import Batch
+
+SEARCH_ROWS = 6144
+SMOOTHING = (0.0, 0.35, 0.6)
+CLIPS = (1.0, 0.85, 0.7, 0.55, 0.42, 0.32)
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """``clip`` is 'searched', 'all' (largest value) or 'steady' (largest of ungated tokens)."""
+
+    rank: int = 8
+    buffer: str = 'residual'
+    groups: int = 1
+    clip: str = 'searched'
+    windows: int = 512
+    ridge: float = 1e-4
+    seed: int = 1
+
+
+@dataclass
+class Candidate:
+    """One way to quantize a layer's input: smoothing s (K,), clip and zero point."""
+
+    x_inv: Tensor
+    x_zero: int | None
+
+
+def quantize_network(network: TaoNetwork, batch: Batch, options: QuantizeOptions,
+                     report: Callable[[str, float, float], None] = lambda *_: None
+                     ) -> TaoNetwork:
+    """Return an INT4 copy of ``network`` fitted on ``batch`` (no augmentation).
+
+    ``report`` gets each layer's name and relative output error on steady and transient tokens.
+    """
+    quantized = copy.deepcopy(network)
+    for parameter in quantized.parameters():
+        parameter.data = parameter.data.half().float()  # as the model file keeps them
+    layers = quantized.linears()
+    wanted = _inputs(network, batch, list(layers))
+    gate = batch.gates.flatten()
+    for name, layer in layers.items():
+        read = _inputs(quantized, batch, [name])[name]
+        target = wanted.pop(name) @ layer.weight.T.detach()
+        errors = quantize_layer(layer, read, target, gate, options)
+        report(name, *errors)
+    return quantized
+
+
+@torch.no_grad()
+def _inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+    """Return what the named layers read, (M, K) each, when ``network`` runs ``batch``."""
+    seen: dict[str, Tensor] = {}
+    layers = network.linears()
+    hooks = [layers[name].register_forward_pre_hook(
+        lambda _, args, name=name: seen.__setitem__(name, args[0].detach())) for name in names]
+    network(batch.windows, batch.gates)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@torch.no_grad()
+def quantize_layer(layer: TaoLinear, x: Tensor, y: Tensor, gate: Tensor,
+                   options: QuantizeOptions) -> tuple[float, float]:
+    """Quantize ``layer`` on inputs x (M, K), wanted outputs y (M, N) and gate (M,).
+
+    Return the relative output error on steady and on transient tokens.
+    """
+    weight = layer.weight.T.detach()                                       # (K, N)
+    rows = torch.randperm(len(x), device=x.device)[:SEARCH_ROWS]
+    best, least = None, float('inf')
+    for candidate in _candidates(x, weight, gate, options):
+        codes, scale = quantize_weight(weight / candidate.x_inv[:, None], options.groups)
+        q = quantize_activation(x[rows], candidate.x_inv, candidate.x_zero)
+        error = y[rows] - _steady(q, codes, scale)
+        a, b = fit_branch(_reads(x[rows], q, candidate, options), error, gate[rows], options)
+        left = _after(error, _reads(x[rows], q, candidate, options), a, b, gate[rows])
+        if left.square().sum() < least:
+            best, least = candidate, left.square().sum()
+    q = quantize_activation(x, best.x_inv, best.x_zero)
+    codes, scale = round_with_feedback(weight / best.x_inv[:, None], q, options.groups)
+    error = y - _steady(q, codes, scale)
+    shift = error[~gate].mean(0) if bool((~gate).any()) else error.mean(0)
+    reads = _reads(x, q, best, options)
+    a, b = fit_branch(reads, error - shift, gate, options)
+    a, b = a.half().float(), b.half().float()
+    left = _after(error - shift, reads, a, b, gate)
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias + shift).half().float())
+    layer.load_int4(codes, scale, best.x_inv, best.x_zero, a, b, options.buffer)
+    return _relative(left, y, ~gate), _relative(left, y, gate)
+
+
+def _candidates(x: Tensor, weight: Tensor, gate: Tensor, options: QuantizeOptions
+                ) -> list[Candidate]:
+    """List the clips and smoothings to try for inputs x (M, K)."""
+    seen = x[~gate] if options.clip == 'steady' and bool((~gate).any()) else x
+    top = seen.abs().amax(0).clamp_min(1e-5)                               # (K,)
+    reach = weight.abs().amax(1).clamp_min(1e-5)
+    one_sided = bool(-seen.min() < 0.25 * seen.max())                      # after a GELU
+    found = []
+    for strength in SMOOTHING if options.clip == 'searched' else (0.0,):
+        smooth = top ** strength / reach ** (strength > 0 and 1 - strength)
+        smooth = smooth / smooth.log().mean().exp()
+        span = seen / smooth
+        for share in CLIPS if options.clip == 'searched' else (1.0,):
+            if one_sided:
+                low, high = -float(span.min()), float(span.max()) * share
+                step = (low + high) / UNSIGNED_MAX
+                found.append(Candidate(1 / (smooth * step), round(low / step)))
+            else:
+                step = float(span.abs().max()) * share / QMAX
+                found.append(Candidate(1 / (smooth * step), None))
+    return found
+
+
+def _steady(q: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    groups = len(scale)
+    weight = codes.float().view(groups, -1, codes.shape[1]) * scale[:, None]
+    return q @ weight.view(codes.shape)
+
+
+def _reads(x: Tensor, q: Tensor, candidate: Candidate, options: QuantizeOptions) -> Tensor:
+    """Return X', what the branch reads: (M, K) or (M, 2K)."""
+    return x if options.buffer == 'x' else torch.cat([x - q / candidate.x_inv, x], dim=1)
+
+
+def _after(error: Tensor, reads: Tensor, a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
+    return error - gate[:, None] * ((reads @ a) @ b)
+
+
+def _relative(error: Tensor, y: Tensor, where: Tensor) -> float:
+    return float(error[where].norm() / y[where].norm().clamp_min(1e-12))
+
+
+def fit_branch(reads: Tensor, error: Tensor, gate: Tensor, options: QuantizeOptions
+               ) -> tuple[Tensor, Tensor]:
+    """Return A, B of the best rank-r map from X' to E on gated tokens.
+
+    Reduced-rank regression: C = (X'^T X' + eps I)^-1 X'^T E, V the leading right singular
+    vectors of X' C, A = C V, B = V^T. Rank and ridge come from ``options``.
+    """
+    reads, error = reads[gate].double(), error[gate].double()
+    if len(reads) == 0:
+        k, n = reads.shape[1], error.shape[1]
+        return reads.new_zeros(k, options.rank).float(), reads.new_zeros(options.rank, n).float()
+    gram = reads.T @ reads
+    damp = options.ridge * gram.diagonal().mean() + options.ridge * gram.diagonal()
+    c = torch.linalg.solve(gram + damp.diag(), reads.T @ error)            # (K', N)
+    fitted = reads @ c
+    _, vectors = torch.linalg.eigh(fitted.T @ fitted)                      # ascending
+    v = vectors[:, -options.rank:].flip(1)                                 # (N, r)
+    a, b = c @ v, v.T
+    balance = (a.norm(dim=0) / b.norm(dim=1)).clamp_min(1e-12).sqrt()      # alike in fp16
+    return (a / balance).float(), (b * balance[:, None]).float()
+
+
+def round_with_feedback(weight: Tensor, q: Tensor, groups: int, damp: float = 0.01
+                        ) -> tuple[Tensor, Tensor]:
+    """Round ``weight`` (K, N) row by row, letting later rows absorb each row's error.
+
+    Inputs q (M, K) are the integers the product will see. Return codes (K, N) int8 and scales
+    (groups, N), as ``quantize_weight`` does.
+    """
+    codes, scale = quantize_weight(weight, groups)
+    k = len(weight)
+    hessian = q.double().T @ q.double()
+    hessian += damp * hessian.diagonal().mean().clamp_min(1e-6) * torch.eye(k, device=q.device)
+    inverse = torch.linalg.cholesky(torch.cholesky_inverse(
+        torch.linalg.cholesky(hessian)), upper=True)                       # (K, K)
+    left = weight.double().clone()
+    for row in range(k):
+        step = scale[row * groups // k].double()
+        code = round_clamp(left[row] / step, -QMAX, QMAX)
+        codes[row] = code.to(torch.int8)
+        lost = (left[row] - code * step) / inverse[row, row]
+        left[row + 1:] -= inverse[row, row + 1:, None] * lost
+    return codes, scale

@@ -1,0 +1,148 @@
+"""From a folder of recordings to model files: what ``taolora train`` and ``quantize`` run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import taolora_ros
+from taolora_ros.engine.reference import pick_device, rebuild_error
+from taolora_ros.model_file import load_model, save_model
+from taolora_ros.network import TaoNetwork
+from taolora_ros.recordings import Recording, load_recordings
+from taolora_ros.spec import SPECS, ModelSpec
+from taolora_ros.training.calibration import QuantizeOptions, quantize_network
+from taolora_ros.training.corpus import Corpus, build_corpus
+from taolora_ros.training.train import TrainOptions, train
+from taolora_ros.training.windows import WindowSampler
+
+STEADY_WINDOWS = 4096
+STEADY_QUANTILE = 0.999
+Report = Callable[[str, float, str], None]  # what is being done, share done, how it goes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to make: ``out`` gets the INT4 file, its sibling .fp32.safetensors the other.
+
+    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on.
+    """
+
+    kind: str
+    data: Path
+    out: Path
+    device: str = 'auto'
+    resume: bool = False
+    left_out: frozenset[str] = frozenset()
+    training: TrainOptions = field(default_factory=TrainOptions)
+    quantization: QuantizeOptions = field(default_factory=QuantizeOptions)
+
+    @property
+    def full_precision(self) -> Path:
+        """Path of the full-precision model."""
+        return self.out.with_name(self.out.name.removesuffix('.safetensors') + '.fp32.safetensors')
+
+
+def training_recordings(kind: str, data: Path, left_out: Iterable[str]) -> list[Recording]:
+    """Return the recordings to train on: annotated, no added noise, not paced, not left out."""
+    left_out = set(left_out)
+    return [r for r in load_recordings(data, kind) if not r.paced and r.snr_db is None
+            and not left_out & {r.subject, r.source}]
+
+
+def make_model(job: Job, report: Report = lambda *_: None) -> None:
+    """Train, quantize and write both files of ``job``; raise ValueError for unusable data."""
+    device = pick_device(job.device)
+    spec = SPECS[job.kind]
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    report('reading recordings', 0.0, '')
+    corpus = build_corpus(spec, training_recordings(job.kind, job.data, job.left_out))
+    steps = job.training.steps
+    network = train(spec, corpus, job.training, device, job.out.with_suffix('.checkpoint'),
+                    job.resume, lambda step, loss: report('training', (step + 1) / steps,
+                                                          f'step {step}, loss {loss:.4f}'))
+    provenance = _provenance(job, corpus, device)
+    scale = anomaly_scale(spec, network.to(device), corpus, device)
+    save_model(job.full_precision, spec, network, scale, provenance, {})
+    quantize_model(job, corpus, report)
+
+
+def quantize_model(job: Job, corpus: Corpus | None = None,
+                   report: Report = lambda *_: None) -> None:
+    """Quantize the full-precision file of ``job`` and write its INT4 file."""
+    device = pick_device(job.device)
+    model = load_model(job.full_precision, 'fp32')
+    spec, options = model.spec, job.quantization
+    if corpus is None:
+        report('reading recordings', 0.0, '')
+        corpus = build_corpus(spec, training_recordings(job.kind, job.data, job.left_out))
+    network = model.network.to(device)
+    sampler = _plain_sampler(spec, corpus, device, options.seed)
+    torch.manual_seed(options.seed)
+    errors: dict[str, list[float]] = {}
+    count = len(network.linears())
+
+    def note(name: str, steady: float, transient: float) -> None:
+        errors[name] = [round(steady, 5), round(transient, 5)]
+        report('quantizing', len(errors) / count, f'{name}: {steady:.4f} / {transient:.4f}')
+
+    quantized = quantize_network(network, sampler.draw(options.windows), options, note)
+    figures = {'layer_error_steady_transient': errors,
+               'logit_error_steady_transient': logit_error(network, quantized, sampler)}
+    provenance = {**model.metadata['provenance'], 'quantization': asdict(options)}
+    scale = anomaly_scale(spec, quantized, corpus, device)
+    save_model(job.out, spec, quantized, scale, provenance, figures)
+
+
+def _plain_sampler(spec: ModelSpec, corpus: Corpus, device: torch.device, seed: int
+                   ) -> WindowSampler:
+    generator = torch.Generator(device).manual_seed(seed)
+    return WindowSampler(spec, corpus, device, generator, augment=False)
+
+
+@torch.inference_mode()
+def logit_error(network: TaoNetwork, quantized: TaoNetwork, sampler: WindowSampler,
+                windows: int = 512) -> list[float]:
+    """Return the relative logit error on steady and on transient tokens of fresh windows.
+
+    Logits are compared after taking off their mean over the classes, which softmax ignores.
+    """
+    batch = sampler.draw(windows)
+    wanted, got = (n(batch.windows, batch.gates)[0] for n in (network, quantized))
+    wanted, got = (x - x.mean(-1, keepdim=True) for x in (wanted, got))
+    return [round(float((got - wanted)[g].norm() / wanted[g].norm()), 5)
+            for g in (~batch.gates, batch.gates)]
+
+
+@torch.inference_mode()
+def anomaly_scale(spec: ModelSpec, network: TaoNetwork, corpus: Corpus, device: torch.device
+                  ) -> torch.Tensor:
+    """Return the rebuilding error (F,) that 99.9 % of ordinary training windows stay below."""
+    sampler = _plain_sampler(spec, _without_falls(corpus) if spec.kind == 'imu' else corpus,
+                             device, 2)
+    errors = []
+    for _ in range(STEADY_WINDOWS // 256):
+        batch = sampler.draw(256, aim=0.0)
+        rebuilt = network(batch.windows, batch.gates)[2]
+        errors.append(rebuild_error(network.patches(batch.windows), rebuilt, network.features))
+    return torch.cat(errors).quantile(STEADY_QUANTILE, dim=0).clamp_min(1e-4).cpu()
+
+
+def _without_falls(corpus: Corpus) -> Corpus:
+    """Return ``corpus`` with recordings of falls never drawn."""
+    weight = corpus.weight.copy()
+    weight[corpus.event_recording] = 1e-9
+    return replace(corpus, weight=weight)
+
+
+def _provenance(job: Job, corpus: Corpus, device: torch.device) -> dict:
+    name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor()
+    return {'taolora_ros': taolora_ros.__version__, 'torch': torch.__version__,
+            'device': name or device.type, 'training': asdict(job.training),
+            'subjects': sorted(set(np.unique(corpus.subject).tolist())),
+            'left_out': sorted(job.left_out)}

@@ -1,0 +1,129 @@
+"""Train the full-precision network (recipe of METHOD section 8)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from taolora_ros.network import TaoNetwork
+from taolora_ros.spec import ModelSpec
+from taolora_ros.training.corpus import IGNORE, Corpus
+from taolora_ros.training.windows import Batch, WindowSampler
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; the defaults made the shipped models."""
+
+    steps: int = 3000
+    batch: int = 256
+    learning_rate: float = 1.5e-3
+    warmup: int = 150
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    label_smoothing: float = 0.02
+    offset_weight: float = 1.0
+    rebuild_weight: float = 0.05
+    seed: int = 0
+    save_every: int = 500
+
+
+def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.device,
+          checkpoint: Path | None = None, resume: bool = False,
+          report: Callable[[int, float], None] = lambda step, loss: None) -> TaoNetwork:
+    """Train on ``corpus`` and return the network with averaged weights, in eval mode, on the CPU.
+
+    ``checkpoint`` is written every ``save_every`` steps; with ``resume`` training goes on from it
+    (same options, else ValueError) and draws what it would have drawn. ``report`` gets step and
+    loss.
+    """
+    torch.manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(options.seed)
+    network = TaoNetwork(spec).to(device)
+    average = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(_groups(network, options.weight_decay),
+                                  lr=options.learning_rate, betas=(0.9, 0.98))
+    sampler = WindowSampler(spec, corpus, device, generator)
+    first = 0
+    if resume and checkpoint is not None and checkpoint.exists():
+        first = _restore(checkpoint, options, network, average, optimizer, generator)
+    for step in range(first, options.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = options.learning_rate * _schedule(step, options)
+        loss = _step(network, sampler.draw(options.batch), options)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        _average(average, network, min(options.ema, (1 + step) / (10 + step)))
+        if step % 50 == 0 or step == options.steps - 1:
+            report(step, loss.item())
+        if checkpoint is not None and (step + 1) % options.save_every == 0:
+            _save(checkpoint, step + 1, options, network, average, optimizer, generator)
+    return average.cpu().eval()
+
+
+def _step(network: TaoNetwork, batch: Batch, options: TrainOptions) -> Tensor:
+    device = batch.windows.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'):
+        logits, offset, rebuilt = network(batch.windows)
+    return task_loss(network, batch, logits.float(), offset.float(), rebuilt.float(), options)
+
+
+def task_loss(network: TaoNetwork, batch: Batch, logits: Tensor, offset: Tensor, rebuilt: Tensor,
+              options: TrainOptions) -> Tensor:
+    """Return cross-entropy over tokens, plus offset error at events, plus rebuilding error."""
+    classes = batch.classes
+    loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=IGNORE,
+                           label_smoothing=options.label_smoothing)
+    event = classes > 0
+    if len(logits[0, 0]) > 2:  # beats have a place in their patch; a fall has an extent
+        loss = loss + options.offset_weight * (
+            (offset - batch.offsets).abs() * event).sum() / event.sum().clamp_min(1)
+    rebuilding = F.smooth_l1_loss(rebuilt, network.patches(batch.windows))
+    return loss + options.rebuild_weight * rebuilding
+
+
+def _groups(network: TaoNetwork, decay: float) -> list[dict]:
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    vectors = [p for p in network.parameters() if p.ndim < 2]
+    return [{'params': matrices, 'weight_decay': decay}, {'params': vectors, 'weight_decay': 0.0}]
+
+
+def _schedule(step: int, options: TrainOptions) -> float:
+    if step < options.warmup:
+        return (step + 1) / options.warmup
+    done = (step - options.warmup) / max(options.steps - options.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def _average(average: TaoNetwork, network: TaoNetwork, keep: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
+
+
+def _save(path: Path, step: int, options: TrainOptions, network, average, optimizer, generator):
+    """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
+    partial = path.with_suffix('.partial')
+    torch.save({'step': step, 'options': asdict(options), 'network': network.state_dict(),
+                'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
+                'random': generator.get_state()}, partial)
+    partial.replace(path)
+
+
+def _restore(path: Path, options: TrainOptions, network, average, optimizer, generator) -> int:
+    state = torch.load(path, map_location=next(network.parameters()).device, weights_only=True)
+    if state['options'] != asdict(options):
+        raise ValueError(f'{path}: was written with other options; remove it or use the same')
+    network.load_state_dict(state['network'])
+    average.load_state_dict(state['average'])
+    optimizer.load_state_dict(state['optimizer'])
+    generator.set_state(state['random'].cpu())
+    return state['step']
