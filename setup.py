@@ -12,7 +12,7 @@ setup(
     description='Events and anomalies from IMU and biosignal streams through the TAO network',
     license='Apache-2.0',
     maintainer='taolora_ros maintainers',
-    maintainer_email='maintainers@taolora.org',
+    maintainer_email='maintainers@taolora.example',
     # Named one by one: find_packages() does not follow the symlink to kernels.
     packages=[
         NAME,
