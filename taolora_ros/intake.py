@@ -1,0 +1,58 @@
+"""Messages taken from a subscription in batches, outside the executor.
+
+The executor's wait set costs several times what taking a message does, so the subscription is
+kept out of it and emptied by whoever calls ``take``.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+
+from taolora_ros import message_types
+
+QUEUED = 4000  # messages: sensor-data QoS, but deep enough for what comes between two calls
+
+
+class NotForExecutor(MutuallyExclusiveCallbackGroup):
+    """Keeps subscriptions away from the executor, but not their QoS events."""
+
+    def can_execute(self, entity) -> bool:
+        """Return whether the executor may wait for ``entity``."""
+        return not isinstance(entity, Subscription) and super().can_execute(entity)
+
+
+class Intake:
+    """One subscription, best effort unless ``qos_overrides`` parameters say otherwise."""
+
+    def __init__(self, node: Node, topic: str, type_name: str):
+        self._clock = node.get_clock()
+        self._subscription = node.create_subscription(
+            message_types.message_class(type_name), topic, lambda message: None,
+            QoSProfile(depth=QUEUED, reliability=ReliabilityPolicy.BEST_EFFORT),
+            callback_group=NotForExecutor(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self.topic = self._subscription.topic_name
+
+    def take(self) -> tuple[list, list[int], int]:
+        """Return what waits: messages, stand-ins for their stamps (ns), last arrival (ns)."""
+        messages, arrivals = [], []
+        with self._subscription.handle:
+            while len(messages) < QUEUED:
+                taken = self._subscription.handle.take_message(
+                    self._subscription.msg_type, False)
+                if taken is None:
+                    break
+                messages.append(taken[0])
+                arrivals.append(taken[1].get('received_timestamp') or time.time_ns())
+        if not messages:
+            return messages, arrivals, 0
+        arrived = arrivals[-1]
+        if self._clock.ros_time_is_active:  # simulated time has no other clock of arrival
+            arrivals = [self._clock.now().nanoseconds] * len(messages)
+        return messages, arrivals, arrived

@@ -1,0 +1,247 @@
+"""The node's parameters: one table for declaration, ranges, config/taolora.yaml and the README.
+
+``python -m taolora_ros.parameters table`` prints the README's table, ``... yaml`` the contents of
+``config/taolora.yaml``; a test compares both with what is committed. Nothing here needs ROS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from taolora_ros.detector import Settings
+from taolora_ros.spec import SPECS, ModelSpec
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: ``kind`` is str, float or list (of str).
+
+    ``default`` None means: none, it must be given (``dynamic`` False) or the model's own
+    (``dynamic`` True). ``low`` and ``high`` bound numbers, ``choices`` names. Dynamic parameters
+    can be changed while the node runs, all others are read-only.
+    """
+
+    name: str
+    kind: type
+    default: object
+    meaning: str
+    unit: str = ''
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    dynamic: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """Return in words what values are right."""
+        if self.choices:
+            return ', '.join(self.choices)
+        if self.kind is float:
+            return f'{_short(self.low)} to {_short(self.high)}' + (f' {self.unit}' if self.unit else '')
+        return {str: 'text', list: 'names'}[self.kind]
+
+    def checked(self, value, name: str = ''):
+        """Return ``value`` as this parameter's kind; raise ValueError saying what is right."""
+        name = name or self.name
+        if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = float(value)
+            good = self.low <= value <= self.high
+        elif self.kind is list:
+            good = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+            value = list(value) if good else value
+        else:
+            good = self.kind is str and isinstance(value, str) and (
+                not self.choices or value in self.choices)
+        if not good:
+            raise ValueError(f'{name}: {value!r} is not one of: {self.allowed}' if self.choices
+                             else f'{name}: {value!r} is not right, {self.allowed} is needed')
+        return value
+
+
+NODE = (
+    Parameter('streams', list, ('imu', 'ecg'), 'names of the streams; each has the parameters '
+              'below under its name'),
+    Parameter('device', str, 'auto', 'where the network runs', choices=('auto', 'cpu', 'cuda')),
+    Parameter('engine', str, 'auto', 'how the network runs', choices=('auto', 'reference')),
+    Parameter('poll_rate', float, 50.0, 'how often messages are collected and windows decided',
+              unit='Hz', low=1.0, high=1000.0),
+)
+STREAM = (
+    Parameter('topic', str, None, 'topic to subscribe to; relative ones are in the node\'s namespace'),
+    Parameter('type', str, None, 'its message type, e.g. sensor_msgs/msg/Imu'),
+    Parameter('field', str, '', 'where in the message the values are: a dotted path, or one for '
+              'each channel by commas; for Biosignal the names of its channels'),
+    Parameter('unit', str, '', 'unit of the values when messages do not say (uV, mV, V, g, '
+              'deg/s); empty: the model\'s'),
+    Parameter('model', str, None, 'name of a shipped model, or path of a .safetensors file'),
+    Parameter('sample_rate', float, 0.0, 'rate of the samples when messages do not say; 0: they '
+              'do', unit='Hz', low=0.0, high=1e6),
+    Parameter('event_threshold', float, None, 'score from which something is an event',
+              low=0.0, high=1.0, dynamic=True),
+    Parameter('anomaly_threshold', float, None, 'score from which a window is anomalous; 1: the '
+              'limit of what is usual', low=0.0, high=1e6, dynamic=True),
+    Parameter('variance_threshold', float, None, 'variance that opens the gate, in multiples of '
+              'its steady value', low=1.0, high=1e6, dynamic=True),
+    Parameter('curvature_threshold', float, None, 'energy of the second difference that opens the '
+              'gate, likewise', low=1.0, high=1e6, dynamic=True),
+    Parameter('hf_energy_threshold', float, None, 'energy above the model\'s corner frequency '
+              'that opens the gate, likewise', low=1.0, high=1e6, dynamic=True),
+    Parameter('gate', str, None, 'auto: as the thresholds say; open, closed: always',
+              choices=('auto', 'open', 'closed'), dynamic=True),
+    Parameter('hop', float, None, 'time from one decision to the next', unit='s', low=0.001,
+              high=60.0, dynamic=True),
+    Parameter('delay', float, None, 'how far behind the newest sample events are decided; more '
+              'is more certain', unit='s', low=0.0, high=60.0, dynamic=True),
+    Parameter('refractory', float, None, 'least time between two events of one label', unit='s',
+              low=0.0, high=600.0, dynamic=True),
+)
+TUNABLE = tuple(parameter.name for parameter in STREAM if parameter.dynamic)
+EXAMPLES = {  # the streams of config/taolora.yaml, and what they are without any file
+    'imu': {'topic': 'imu/data', 'type': 'sensor_msgs/msg/Imu', 'model': SPECS['imu'].name},
+    'ecg': {'topic': 'ecg', 'type': 'taolora_msgs/msg/Biosignal', 'model': SPECS['ecg'].name},
+}
+
+
+def checked_streams(names: Iterable[str]) -> list[str]:
+    """Return the names of the streams; raise ValueError for one that cannot be one."""
+    names = list(names)
+    taken = {parameter.name for parameter in NODE} | {'qos_overrides', 'adaptation',
+                                                      'use_sim_time'}
+    if not names:
+        raise ValueError('streams: [] holds no name, at least one is needed, e.g. [imu]')
+    for name in names:
+        if not re.fullmatch(r'[a-zA-Z]\w*', name):
+            raise ValueError(f'streams: {name!r} is no name of a stream, letters, digits and _ are '
+                             'needed, a letter first')
+        if name in taken:
+            raise ValueError(f'streams: {name!r} is what another parameter is called, choose '
+                             'another name')
+        if names.count(name) > 1:
+            raise ValueError(f'streams: {name!r} is there twice, names must differ')
+    return names
+
+
+def default(parameter: Parameter, stream: str):
+    """Return the default of a stream's parameter, None when it must be given."""
+    return EXAMPLES.get(stream, {}).get(parameter.name, parameter.default)
+
+
+def checked_stream(stream: str, given: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of all of a stream's parameters, its tunable ones only as given.
+
+    ``given`` is name (without the stream's) to value. Raise ValueError naming what is wrong.
+    """
+    values = {}
+    for parameter in STREAM:
+        name = f'{stream}.{parameter.name}'
+        value = given.get(parameter.name)
+        value = default(parameter, stream) if value is None else parameter.checked(value, name)
+        if value is None and not parameter.dynamic or value == '' and parameter.default is None:
+            raise ValueError(f'{name}: not given; {parameter.meaning}')
+        if value is not None:
+            values[parameter.name] = value
+    return values
+
+
+def changed(stream: str, settings: Settings, spec: ModelSpec, changes: Mapping[str, object]
+            ) -> Settings:
+    """Return ``settings`` with ``changes``, checked one by one and together.
+
+    Nothing is altered. Raise ValueError, starting with the parameter's name, when the result
+    would not be valid for the model.
+    """
+    table = {parameter.name: parameter for parameter in STREAM}
+    values = {name: table[name].checked(value, f'{stream}.{name}')
+              for name, value in changes.items()}
+    new = dataclasses.replace(settings, **values)
+    try:
+        new.validate(spec)
+    except ValueError as error:
+        raise ValueError(f'{stream}.{error}') from error
+    return new
+
+
+def unknown(names: Iterable[str], streams: Iterable[str]) -> list[str]:
+    """Return a sentence for each name that is no parameter, with the most similar one that is."""
+    known = [parameter.name for parameter in NODE]
+    known += [f'{stream}.{parameter.name}' for stream in streams for parameter in STREAM]
+    found = []
+    for name in names:
+        if name in known or name == 'use_sim_time' or name.startswith('qos_overrides.'):
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        found.append(f'{name}: no such parameter, ignored'
+                     + (f'; did you mean {near[0]}?' if near else ''))
+    return found
+
+
+def markdown_table() -> str:
+    """Return the README's table."""
+    rows = ['| parameter | default | values | live | meaning |', '| --- | --- | --- | --- | --- |']
+    for prefix, parameters in (('', NODE), ('STREAM.', STREAM)):
+        for p in parameters:
+            if p.default is None:
+                shown = 'the model\'s' if p.dynamic else ', '.join(
+                    f'{stream}: `{values[p.name]}`' for stream, values in EXAMPLES.items())
+            else:
+                shown = f'`{_yaml(p.default)}`'
+            rows.append(f'| `{prefix}{p.name}` | {shown} | {p.allowed} | '
+                        f'{"yes" if p.dynamic else ""} | {p.meaning} |')
+    return '\n'.join(rows) + '\n'
+
+
+def yaml_text() -> str:
+    """Return the contents of config/taolora.yaml."""
+    lines = ['# Parameters of the node taolora, as they are without this file too.',
+             '# Written by: python -m taolora_ros.parameters yaml', '/**:', '  ros__parameters:']
+    for p in NODE:
+        lines += [f'    {line}' for line in _commented(p)] + [f'    {p.name}: {_yaml(p.default)}']
+    for explained, (stream, values) in enumerate(EXAMPLES.items()):
+        spec = next(spec for spec in SPECS.values() if spec.name == values['model'])
+        own = dataclasses.asdict(Settings.default(spec))
+        lines += ['', f'    {stream}:' + ('  # what each one means: see above' if explained else '')]
+        for p in STREAM:
+            if p.name == TUNABLE[0]:
+                lines += ['', '      # From here on the model\'s own values hold where none is set. '
+                          'All can be changed live:',
+                          f'      # ros2 param set /taolora {stream}.{p.name} 0.7']
+            lines += [f'      {line}' for line in ([] if explained else _commented(p))]
+            value = own[p.name] if p.dynamic else values.get(p.name, p.default)
+            lines.append(f'      {"#" if p.dynamic else ""}{p.name}: {_yaml(value)}')
+    return '\n'.join(lines) + '\n'
+
+
+def _commented(p: Parameter) -> list[str]:
+    text = p.meaning + ('' if p.kind is not float and not p.choices else f' ({p.allowed})')
+    return textwrap.wrap(text, 92, initial_indent='# ', subsequent_indent='#   ')
+
+
+def _short(number: float) -> str:
+    return f'{number:g}'.replace('e+0', 'e')
+
+
+def _yaml(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return f'[{", ".join(value)}]'
+    return "''" if value == '' else str(value)
+
+
+def main() -> int:
+    """Print the table or the file."""
+    printers = {'table': markdown_table, 'yaml': yaml_text}
+    if len(sys.argv) != 2 or sys.argv[1] not in printers:
+        print('usage: python -m taolora_ros.parameters table|yaml', file=sys.stderr)
+        return 2
+    print(printers[sys.argv[1]](), end='')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
