@@ -1,10 +1,18 @@
 """Install taolora_ros: for colcon (ament_python) and for pip alike."""
 
-from glob import glob
+import os
 
 from setuptools import setup
 
 NAME = 'taolora_ros'
+
+
+def shared(top):
+    """List the files below a folder as data_files that keep their place under share/."""
+    walk = [entry for entry in os.walk(top) if not entry[0].endswith('__pycache__')]
+    return [(f'share/{NAME}/{folder}', [f'{folder}/{name}' for name in sorted(names)])
+            for folder, _, names in walk if names]
+
 
 setup(
     name=NAME,
@@ -24,9 +32,8 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
-        (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
-        (f'share/{NAME}/config', sorted(glob('config/*.yaml') + glob('config/*.json'))),
-        (f'share/{NAME}/config/models', sorted(glob('config/models/*.safetensors'))),
+        *shared('launch'),
+        *shared('config'),
     ],
     python_requires='>=3.10',
     # Lower bounds only: what a robot's own distribution brings is to be enough. The versions
