@@ -1,0 +1,143 @@
+import dataclasses
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from taolora_ros.model_file import load_model
+from taolora_ros.spec import ECG_BEATS, ModelSpec
+from tiny import tiny_batch, tiny_models, tiny_spec
+
+
+def rewrite(path, change):
+    """Load description and tensors of a model file, let ``change`` spoil them, write it back."""
+    with safe_open(path, 'pt') as file:
+        description = json.loads(file.metadata()['taolora'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    change(description, tensors)
+    save_file(tensors, path, metadata={'taolora': json.dumps(description)})
+
+
+@pytest.mark.parametrize('buffer', ['x', 'residual'])
+def test_model_computes_the_same_after_a_round_trip(tmp_path, buffer):
+    path = tiny_models(tmp_path, buffer=buffer)
+    model, again = load_model(path), load_model(path)
+    batch = tiny_batch(model.spec, 5, seed=9)
+    with torch.inference_mode():
+        assert torch.equal(model.network(batch.windows, batch.gates)[0],
+                           again.network(batch.windows, batch.gates)[0])
+    assert model.precision == 'int4' and model.rank == 3
+    assert all(layer.int4 for layer in model.network.linears().values())
+
+
+def test_file_holds_exactly_what_was_quantized(tmp_path):
+    from taolora_ros.network import TaoNetwork
+    from taolora_ros.training.calibration import QuantizeOptions, quantize_network
+    spec = tiny_spec()
+    torch.manual_seed(0)
+    made = quantize_network(TaoNetwork(spec).eval(), tiny_batch(spec), QuantizeOptions(rank=3))
+    loaded = load_model(tiny_models(tmp_path)).network
+    batch = tiny_batch(spec, 4, seed=3)
+    with torch.inference_mode():
+        assert torch.equal(made(batch.windows, batch.gates)[0],
+                           loaded(batch.windows, batch.gates)[0])
+
+
+def test_precision_finds_the_sibling(tmp_path):
+    path = tiny_models(tmp_path)
+    assert load_model(path, 'fp32').precision == 'fp32'
+    assert load_model(tmp_path / 'tiny.fp32.safetensors', 'int4').precision == 'int4'
+    (tmp_path / 'tiny.fp32.safetensors').unlink()
+    with pytest.raises(ValueError, match='fp32.safetensors: no such model file'):
+        load_model(path, 'fp32')
+
+
+def test_weights_take_four_bits(tmp_path):
+    model = load_model(tiny_models(tmp_path))
+    for name, layer in model.network.linears().items():
+        packed = model.tensors[f'{name}.packed']
+        assert packed.numel() == (layer.in_features + 1) // 2 * layer.out_features
+
+
+def test_spec_survives_json():
+    spec = tiny_spec(ECG_BEATS)
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='no such model file'):
+        load_model(tmp_path / 'absent.safetensors')
+    foreign = tmp_path / 'foreign.safetensors'
+    save_file({'x': torch.zeros(2)}, foreign)
+    with pytest.raises(ValueError, match='not a taolora model'):
+        load_model(foreign)
+
+
+def test_every_truncation_is_one_clear_line(tmp_path):
+    path = tiny_models(tmp_path)
+    whole = path.read_bytes()
+    for size in [0, 1, 7, 8, 9, *np.random.default_rng().integers(10, len(whole) - 1, 20)]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError) as caught:
+            load_model(path)
+        assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_absurd_header_length_is_refused(tmp_path):
+    path = tmp_path / 'm.safetensors'
+    path.write_bytes(struct.pack('<Q', 2 ** 60) + b'{}')
+    with pytest.raises(ValueError, match='not a complete safetensors file'):
+        load_model(path)
+
+
+def set_spec(**values):
+    return lambda description, _: description['spec'].update(values)
+
+
+def set_network(**values):
+    return lambda description, _: description['spec']['network'].update(values)
+
+
+def drop(name):
+    return lambda _, tensors: tensors.pop(name)
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda d, _: d.update(format_version=2), 'install a newer one'),
+    (lambda d, _: d.update(format_version='1'), 'format version'),
+    (set_network(width=10 ** 9), 'width = 1000000000'),
+    (set_network(width=4092, blocks=['conv'] * 64), 'larger than a model file'),
+    (set_network(heads=5), 'multiple'),
+    (set_network(blocks='conv'), "'c'"),
+    (set_spec(tokens=2.5), 'tokens'),
+    (set_spec(rate=float('nan')), 'rate'),
+    (set_spec(kind='eeg'), 'eeg'),
+    (set_spec(colour='red'), 'colour'),
+    (lambda d, _: d.pop('spec'), 'spec'),
+    (lambda d, _: d.update(spec=[1]), 'not a taolora model'),
+    (lambda d, _: d['layers'].update({'blocks.9.up': {}}), 'blocks.9.up'),
+    (drop('head.weight'), 'head.weight'),
+    (drop('blocks.0.up.packed'), 'blocks.0.up.packed'),
+    (drop('anomaly_scale'), 'anomaly_scale'),
+    (lambda _, t: t.update({'head.weight': torch.zeros(2, 2)}), 'head.weight'),
+    (lambda _, t: t['head.bias'].fill_(float('nan')), 'finite'),
+    (lambda _, t: t.update({'blocks.0.up.packed': torch.zeros(3, 3, dtype=torch.uint8)}),
+     'blocks.0.up.packed'),
+    (lambda _, t: t.update({'blocks.0.up.lora_a': torch.zeros(3, 3)}), 'lora_a'),
+    (lambda _, t: t.update({'surplus': torch.zeros(1)}), 'surplus'),
+])
+def test_spoilt_models_name_what_is_wrong(tmp_path, change, said):
+    path = tiny_models(tmp_path)
+    rewrite(path, change)
+    with pytest.raises(ValueError) as caught:
+        load_model(path)
+    assert said in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_spec_is_not_shared_between_models(tmp_path):
+    spec = dataclasses.replace(tiny_spec(), version='7')
+    assert load_model(tiny_models(tmp_path, spec)).spec.version == '7'

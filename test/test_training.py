@@ -1,0 +1,266 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from taolora_ros.features import FeatureFilter, ecg_scale, normalise
+from taolora_ros.model_file import load_model
+from taolora_ros.recordings import Recording
+from taolora_ros.resampling import resample
+from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+from taolora_ros.training.calibration import (QuantizeOptions, fit_branch, quantize_network,
+                                              round_with_feedback)
+from taolora_ros.training.corpus import IGNORE, build_corpus, running_scale
+from taolora_ros.training.folds import assign_folds
+from taolora_ros.training.recipe import Job, make_model
+from taolora_ros.training.train import TrainOptions, train
+from taolora_ros.training.windows import WindowSampler, dilate
+from tiny import tiny_batch, tiny_spec
+
+CPU = torch.device('cpu')
+
+
+def ecg_recording(name='r1', seconds=40.0, rate=200.0, seed=0):
+    """Return beats of 0.8 s with a spike each, every seventh one ventricular and wide."""
+    random = np.random.default_rng(seed)
+    beats = np.arange(0.6, seconds - 0.5, 0.8) + random.uniform(-0.03, 0.03)
+    aami = np.array(['V' if i % 7 == 3 else 'N' for i in range(len(beats))])
+    time = np.arange(int(seconds * rate)) / rate
+    wave = random.normal(0, 0.01, (len(time), 2))
+    for beat, kind in zip(beats, aami):
+        width = 0.05 if kind == 'V' else 0.015
+        wave += (1.5 * np.exp(-0.5 * ((time - beat) / width) ** 2))[:, None]
+    return Recording(name=name, subject=name, source='made', kind='ecg', rate=rate, values=wave,
+                     leads=('II', 'V1'), beat_times_s=beats, beat_aami=aami)
+
+
+def imu_recording(subject, is_fall, seconds=14.0, rate=80.0, seed=0):
+    random = np.random.default_rng(seed)
+    values = random.normal(0, 0.1, (int(seconds * rate), 6))
+    values[:, 2] += 9.81
+    if is_fall:
+        at = int(7.0 * rate)
+        values[at:at + 8, :3] *= 6
+    return Recording(name=f'{subject}-{seed}', subject=subject, source='made', kind='imu',
+                     rate=rate, values=values, is_fall=is_fall,
+                     fall_time_s=7.0 if is_fall else None, code='F01' if is_fall else 'D01')
+
+
+def imu_corpus(spec):
+    return build_corpus(spec, [imu_recording(f's{i % 3}', i % 2 == 0, seed=i) for i in range(6)])
+
+
+def sampler(spec, corpus, augment, seed=0):
+    return WindowSampler(spec, corpus, CPU, torch.Generator().manual_seed(seed), augment)
+
+
+def test_running_scale_is_what_the_stream_divides_by():
+    feature = np.random.default_rng().standard_normal(4321).astype(np.float32)
+    scale = running_scale(ECG_BEATS, feature)
+    for end in (1, 100, 250, 251, 999, 1250, 2750, 4321):
+        assert scale[end - 1] == ecg_scale(ECG_BEATS, feature[max(0, end - 1250):end])
+
+
+def test_training_windows_are_the_windows_of_the_running_detector():
+    recording = ecg_recording()
+    corpus = build_corpus(ECG_BEATS, [recording])
+    batch = sampler(ECG_BEATS, corpus, augment=False).draw(32)
+    stamps = np.round(np.arange(len(recording.values)) * 1e9 / recording.rate).astype(np.int64)
+    uniform, _ = resample(stamps, recording.values[:, :1], ECG_BEATS.rate)
+    features = FeatureFilter(ECG_BEATS).push(uniform)
+    live = {}
+    for end in range(ECG_BEATS.patch, len(features) + 1):
+        window = normalise(ECG_BEATS, features[max(0, end - 1250):end])
+        live[np.round(window[::37, 0], 3).tobytes()] = window
+    found = 0
+    for window in batch.windows.numpy():
+        match = live.get(np.round(window[::37, 0], 3).tobytes())
+        found += match is not None and np.allclose(match, window, atol=1e-4)
+    assert found >= 8  # lead 0 is drawn two times in three; the other lead has other noise
+
+
+def test_beats_are_labelled_where_they_are():
+    spec = ECG_BEATS
+    corpus = build_corpus(spec, [ecg_recording()])
+    draw = sampler(spec, corpus, augment=False)
+    end = torch.tensor([3333.0], dtype=torch.float64)
+    stretch = torch.tensor([1.1], dtype=torch.float64)
+    batch = draw._cut(torch.tensor([0]), end, stretch)
+    seen = set()
+    for at, label in zip(corpus.event_at, corpus.event_class):
+        place = spec.window - (3333.0 - at) / 1.1
+        if corpus.event_recording[np.flatnonzero(corpus.event_at == at)[0]] == 0 and \
+                0 <= place < spec.window:
+            token, offset = divmod(place / spec.patch, 1)
+            assert batch.classes[0, int(token)] == label
+            assert float(batch.offsets[0, int(token)]) == pytest.approx(offset, abs=1e-4)
+            seen.add(int(token))
+    assert seen == set(torch.nonzero(batch.classes[0]).flatten().tolist()) and len(seen) >= 4
+
+
+def test_spike_of_every_beat_lies_at_its_label():
+    corpus = build_corpus(ECG_BEATS, [ecg_recording()])
+    batch = sampler(ECG_BEATS, corpus, augment=False, seed=4).draw(40)
+    misses = []
+    for window, classes, offsets in zip(batch.windows[..., 0], batch.classes, batch.offsets):
+        for token in torch.nonzero(classes == 1).flatten().tolist():
+            place = int((token + float(offsets[token])) * ECG_BEATS.patch)
+            if 12 <= place < len(window) - 12:
+                peak = int(window[place - 10:place + 11].argmax()) - 10
+                misses.append(abs(peak))
+    assert len(misses) > 50 and np.mean(misses) < 1.5
+
+
+def test_falls_are_labelled_around_the_impact_and_ignored_before_and_after():
+    spec = IMU_FALLS
+    corpus = imu_corpus(spec)
+    batch = sampler(spec, corpus, augment=False).draw(256)
+    before, after = [], []
+    for classes in batch.classes:
+        positive = torch.nonzero(classes == 1).flatten()
+        if len(positive) < 15:
+            continue
+        assert len(positive) <= 16                                  # 1.25 s of 80 ms patches
+        ignored = torch.nonzero(classes == IGNORE).flatten()
+        before.append(int((ignored < positive[0]).sum()))
+        after.append(int((ignored > positive[-1]).sum()))
+    assert len(before) > 50
+    assert max(before) in (18, 19) and max(after) in (28, 29)       # 1.5 s and 2.25 s
+
+
+def test_augmented_windows_stay_finite_and_vary():
+    for spec, corpus in ((IMU_FALLS, imu_corpus(IMU_FALLS)),
+                         (ECG_BEATS, build_corpus(ECG_BEATS, [ecg_recording()]))):
+        batch = sampler(spec, corpus, augment=True).draw(50)
+        assert bool(torch.isfinite(batch.windows).all())
+        assert batch.windows.shape[:2] == (50, spec.window)
+        assert float(batch.windows.std(0).min()) > 0
+
+
+def test_rotations_are_rotations():
+    turn = sampler(IMU_FALLS, imu_corpus(IMU_FALLS), True)._rotations(17)
+    assert torch.allclose(turn @ turn.transpose(1, 2), torch.eye(3).expand(17, 3, 3), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(turn), torch.ones(17), atol=1e-5)
+
+
+def test_dilation_opens_neighbours_and_stops_at_the_ends():
+    gates = torch.zeros(1, 9, dtype=torch.bool)
+    gates[0, [0, 5]] = True
+    assert dilate(gates, 1)[0].tolist() == [True, True, False, False, True, True, True, False,
+                                            False]
+
+
+def test_training_is_repeatable_and_resumes_to_the_same_weights(tmp_path):
+    spec = tiny_spec()
+    corpus = imu_corpus(spec)
+    options = TrainOptions(steps=6, batch=8, warmup=2, save_every=3)
+    straight = train(spec, corpus, options, CPU)
+    again = train(spec, corpus, options, CPU)
+    for a, b in zip(straight.parameters(), again.parameters()):
+        assert torch.equal(a, b)
+    checkpoint = tmp_path / 'c.checkpoint'
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, loss):
+        if checkpoint.exists():
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(spec, corpus, dataclasses.replace(options, steps=6), CPU, checkpoint, report=kill)
+    resumed = train(spec, corpus, options, CPU, checkpoint, resume=True)
+    for a, b in zip(straight.parameters(), resumed.parameters()):
+        assert torch.allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match='other options'):
+        train(spec, corpus, dataclasses.replace(options, seed=5), CPU, checkpoint, resume=True)
+
+
+def test_training_lowers_the_loss():
+    losses = []
+    spec = tiny_spec()
+    train(spec, imu_corpus(spec), TrainOptions(steps=60, batch=16, warmup=5), CPU,
+          report=lambda step, loss: losses.append(loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_branch_is_the_best_of_its_rank():
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(400, 12, generator=random, dtype=torch.float64)
+    e = x @ torch.randn(12, 7, generator=random, dtype=torch.float64)
+    gate = torch.rand(400, generator=random) < 0.5
+    a, b = fit_branch(x, e, gate, QuantizeOptions(rank=3, ridge=1e-12))
+    got = (e[gate] - x[gate] @ a.double() @ b.double()).square().sum()
+    best = torch.linalg.svdvals(e[gate])[3:].square().sum()  # Eckart-Young: E lies in X's span
+    assert float(got) == pytest.approx(float(best), rel=1e-4)
+
+
+def test_feedback_rounding_beats_plain_rounding_on_correlated_inputs():
+    from taolora_ros.quantization import quantize_weight
+    mix = torch.randn(48, 48)
+    q = (torch.randn(2000, 48) @ mix).div(3).round().clamp(-7, 7)
+    w = torch.randn(48, 21)
+    wanted = q @ w
+    plain_codes, plain_scale = quantize_weight(w)
+    codes, scale = round_with_feedback(w, q, 1)
+    assert int(codes.abs().max()) <= 7
+    plain = (q @ (plain_codes * plain_scale) - wanted).norm()
+    assert (q @ (codes * scale) - wanted).norm() < 0.85 * plain
+
+
+def test_quantized_network_is_nearer_with_its_gate_open():
+    from taolora_ros.network import TaoNetwork
+    spec = tiny_spec()
+    torch.manual_seed(3)
+    network = TaoNetwork(spec).eval()
+    quantized = quantize_network(network, tiny_batch(spec, 60), QuantizeOptions(rank=4))
+    fresh = tiny_batch(spec, 60, seed=77)
+    with torch.inference_mode():
+        wanted = network(fresh.windows)[0]
+        gated = quantized(fresh.windows, fresh.gates)[0] - wanted
+        closed = quantized(fresh.windows, torch.zeros_like(fresh.gates))[0] - wanted
+    where = fresh.gates
+    assert gated[where].norm() < 0.9 * closed[where].norm()
+    assert gated[where].norm() < 0.3 * wanted[where].norm()
+
+
+@pytest.mark.parametrize('clip', ['all', 'steady'])
+def test_clip_options_are_honoured(clip):
+    from taolora_ros.network import TaoNetwork
+    spec = tiny_spec()
+    torch.manual_seed(3)
+    network = TaoNetwork(spec).eval()
+    batch = tiny_batch(spec, 30)
+    made = quantize_network(network, batch, QuantizeOptions(rank=2, clip=clip))
+    layer = made.linears()['blocks.0.mix.inner']
+    assert len(layer.x_inv.unique()) == 1  # one clip, no smoothing
+
+
+def test_folds_share_no_subject_and_lose_none():
+    recordings = [imu_recording(f's{i}', j == 0, seconds=1, seed=i) for i in range(11)
+                  for j in range(2)]
+    groups = assign_folds(recordings, 4)
+    assert sorted(s for group in groups for s in group) == sorted({r.subject for r in recordings})
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    with pytest.raises(ValueError, match='folds: 12'):
+        assign_folds(recordings, 12)
+
+
+def test_make_model_leaves_out_what_it_is_told(tmp_path, monkeypatch):
+    from taolora_ros.recordings import save_imu
+    from taolora_ros.training import recipe
+    monkeypatch.setitem(recipe.SPECS, 'imu', tiny_spec())
+    monkeypatch.setattr(recipe, 'STEADY_WINDOWS', 256)
+    for subject in ('a', 'b', 'c'):
+        save_imu(tmp_path / f'{subject}.npz', [imu_recording(subject, True, seed=1),
+                                               imu_recording(subject, False, seed=2)])
+    job = Job('imu', tmp_path, tmp_path / 'out' / 'm.safetensors', 'cpu',
+              left_out=frozenset({'b'}), training=TrainOptions(steps=3, batch=8),
+              quantization=QuantizeOptions(rank=2, windows=16))
+    stages = []
+    make_model(job, lambda stage, share, text: stages.append(stage))
+    model = load_model(job.out)
+    assert [s.split('/')[-1] for s in model.metadata['provenance']['subjects']] == ['a', 'c']
+    assert load_model(job.out, 'fp32').precision == 'fp32'
+    assert {'reading recordings', 'training', 'quantizing'} <= set(stages)
