@@ -111,11 +111,15 @@ class Stream:
         self._optional = np.flatnonzero(optional)
         self._limits = np.array([LIMITS.get(unit, LIMIT) for unit in spec.units])
 
-    def push(self, samples: Samples) -> None:
-        """Take samples in the order of arrival; raise ValueError for a wrong channel count."""
+    def check(self, samples: Samples) -> None:
+        """Raise ValueError when samples have not the model's number of channels."""
         if samples.values.shape[1] != len(self.spec.channels):
             raise ValueError(f'values: {samples.values.shape[1]} channels, {self.spec.name} needs '
                              f'{len(self.spec.channels)} ({", ".join(self.spec.channels)})')
+
+    def push(self, samples: Samples) -> None:
+        """Take samples in the order of arrival; raise ValueError for a wrong channel count."""
+        self.check(samples)
         if len(samples) == 0:
             return
         for run in self._timeline.push(*self._screen(samples.stamps, samples.values)):

@@ -1,0 +1,125 @@
+"""From scores of tokens to heart beats, one event for each."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from taolora_ros.decode import SEVERITIES, START, WARNING, Decoder, Event, Tokens, biased
+from taolora_ros.spec import ModelSpec
+
+PEAK_REACH = 0.19  # s: no two heart beats are closer; the strongest in reach is the beat
+EVIDENCE = 0.05    # probability below which a token is no candidate for a beat
+RATE_BEATS = 8     # intervals whose median is the heart rate
+
+
+class BeatDecoder(Decoder):
+    """One event for each heart beat: ``labels[1]`` (veb) when ventricular, else ``labels[0]``.
+
+    Every token spreads its probability of holding a beat onto the position its offset points
+    to, shared with the tokens that cover that position too: what neighbours say of a beat on
+    their border adds up, and denser tokens do not count more. The strongest position within
+    ``PEAK_REACH`` is the beat.
+    """
+
+    def __init__(self, spec: ModelSpec, name: str = ''):
+        super().__init__(spec, name)
+        self._ventricular = spec.classes.index('V')
+        self._rows = None
+        self.finish()
+
+    def finish(self) -> list[Event]:
+        """End the segment; return the beats that were still open."""
+        events = self._judge(np.inf) if self._rows is not None else []
+        self._rows = None       # (n, 6) centre, position, p(beat), p(V), gate, valid
+        self._context = None    # the newest tokens: start of segment and thresholds
+        self._judged = -np.inf  # positions up to here are settled
+        self._last = None       # position of the last beat
+        self._intervals: deque[float] = deque(maxlen=RATE_BEATS)
+        self._breaks: deque[float] = deque(maxlen=64)  # invalid tokens since the last beat
+        return events
+
+    def push(self, tokens: Tokens) -> list[Event]:
+        """Take the next tokens; return the beats that are certain now."""
+        self._context = tokens
+        beat = np.where(tokens.valid, 1.0 - tokens.probability[:, 0], 0.0)
+        shift = (np.clip(tokens.offset, 0.0, 1.0 - 1e-6) - 0.5) * self.spec.patch
+        rows = np.stack([
+            tokens.centre, tokens.centre + shift, beat, tokens.probability[:, self._ventricular],
+            tokens.gate, tokens.valid], axis=1)  # (n, 6) float64
+        self._breaks.extend(tokens.centre[~tokens.valid].tolist())
+        self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
+        if len(rows) == 0:
+            return []
+        return self._judge(float(tokens.centre[-1]))
+
+    def _judge(self, known: float) -> list[Event]:
+        """Settle all positions whose neighbourhood lies within the tokens up to ``known``."""
+        patch, rate = self.spec.patch, self.spec.rate
+        reach = PEAK_REACH * rate
+        limit = known - reach - 2 * patch  # rivals in reach are complete, their parts too
+        centre, position, beat = self._rows[:, :3].T
+        share = beat / _coverage(centre, position, patch)
+        near = np.flatnonzero(beat >= EVIDENCE)  # candidates
+        if near.size and limit > self._judged:
+            same = np.abs(position[near][:, None] - position[near]) <= patch / 2  # (c, c)
+            total = same @ share[near]
+            place = same @ (share[near] * position[near]) / total
+            veb = same @ (share[near] / beat[near] * self._rows[near, 3]) / total
+            events = self._pick(place, total, share[near], veb, limit, reach)
+        else:
+            events = []
+        self._judged = max(self._judged, limit)
+        if np.isfinite(known):
+            self._rows = self._rows[centre > self._judged - reach - 3 * patch]
+        return events
+
+    def _pick(self, place, total, share, veb, limit, reach) -> list[Event]:
+        """Return events for the candidates that are due and the strongest in their reach."""
+        events = []
+        rank = np.empty(len(place))
+        rank[np.lexsort((-place, share, np.round(total, 6)))] = np.arange(len(place))
+        order = np.argsort(place, kind='stable')
+        due = order[(place[order] > self._judged) & (place[order] <= limit)]
+        refractory = max(self._context.refractory * self.spec.rate, self.spec.patch)
+        reach = min(reach, refractory)
+        for i in due:
+            score = biased(total[i], self._bias[0])
+            if score < self._context.event_threshold:
+                continue
+            if (rank[np.abs(place - place[i]) <= reach] > rank[i]).any():
+                continue
+            if self._last is not None and place[i] - self._last < refractory:
+                continue
+            events.append(self._event(float(place[i]), score, float(veb[i])))
+        return events
+
+    def _event(self, place: float, score: float, ventricular: float) -> Event:
+        """Make the event of a beat and keep the rhythm."""
+        start_ns, patch = self._context.start_ns, self.spec.patch
+        veb_score = biased(ventricular, self._bias[1])
+        values = {'veb_score': veb_score}
+        if any(self._last is None or at > self._last for at in self._breaks if at < place):
+            self._last = None
+            self._intervals.clear()
+        if self._last is not None:
+            self._intervals.append((place - self._last) / self.spec.rate)
+            values['rr_s'] = self._intervals[-1]
+            values['heart_rate_bpm'] = 60.0 / float(np.median(self._intervals))
+        self._last = place
+        ventricular = veb_score >= self._context.event_threshold
+        label = self.spec.labels[1 if ventricular else 0]
+        around = np.abs(self._rows[:, 0] - place) <= 1.5 * patch
+        return Event(
+            self._new_id(start_ns), label, veb_score if ventricular else score,
+            SEVERITIES.get(label, WARNING), START, self._time(start_ns, place),
+            self._time(start_ns, max(place - patch, 0.0)), self._time(start_ns, place + patch),
+            float(self._rows[around, 4].mean()), values)
+
+
+def _coverage(centre: np.ndarray, position: np.ndarray, patch: int) -> np.ndarray:
+    """Return how many of the tokens cover each position, (n,), at least 1."""
+    low = np.searchsorted(centre, position - patch / 2, 'right')
+    high = np.searchsorted(centre, position + patch / 2, 'right')
+    return np.maximum(high - low, 1)
