@@ -9,6 +9,7 @@ from pathlib import Path
 
 BAD_INPUT = 2      # exit code for what the user can put right
 INTERRUPTED = 130  # as shells report SIGINT
+PIPE_WIDTH = 160   # characters
 SETTINGS = (       # detector settings that evaluate and replay can change
     ('--event-threshold', float, 'score from which an event is reported'),
     ('--anomaly-threshold', float, 'score from which a window is anomalous'),
@@ -96,21 +97,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from taolora_ros.evaluation.evaluate import evaluate
     from taolora_ros.evaluation.report import notes, tables
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn
+    from taolora_ros.progress import progress
     _check_writable(args.json)
     candidate = _candidate(args, args.kind)
     only = frozenset(args.only.split(',')) if args.only else None
-    console = Console()
-    with Progress(TextColumn('evaluating'), BarColumn(), MofNCompleteColumn(),
-                  TextColumn('files'), TimeElapsedColumn(), TextColumn('{task.description}'),
-                  console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('', total=None)
-        result = evaluate(
-            args.kind, args.data, candidate, args.processes, only, args.unseen,
-            lambda done, total, name: bar.update(task, completed=done, total=total,
-                                                 description=name))
+    with progress('evaluating', 'files') as report:
+        result = evaluate(args.kind, args.data, candidate, args.processes, only, args.unseen,
+                          report)
+    console = _console()
     console.print(*tables(result))
     for line in notes(result):
         console.print(line, highlight=False, markup=False)
@@ -133,12 +127,11 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     import dataclasses
-    from rich.console import Console
     from taolora_ros.replay import Source, replay
     _check_writable(args.json)
     source = Source(Path(args.source), args.topic, args.field, args.sample_rate, args.unit,
                     args.recording)
-    played = replay(source, lambda kind: _candidate(args, kind), Console(), args.label)
+    played = replay(source, lambda kind: _candidate(args, kind), _console(), args.label)
     _write_json(args.json, [{**dataclasses.asdict(one), 'rate': one.rate} for one in played])
     return 0
 
@@ -150,7 +143,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--steps', type=int, help='optimiser steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
-    parser.add_argument('--folds', type=int, help='cross-validate over so many folds')
+    parser.add_argument('--leave-out', metavar='NAME[,NAME]',
+                        help='subjects, records or sources (folders) not to train on')
+    parser.add_argument('--folds', type=int,
+                        help='cross-validate: train so many models, judge each on what it left out')
+    parser.add_argument('--fold', type=int, help='train this fold only, 0 being the first')
+    parser.add_argument('--processes', type=int, help='processes to judge folds with')
+    parser.add_argument('--json', metavar='FILE', help='write the figures of the folds there too')
     parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint')
 
 
@@ -180,13 +179,18 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from taolora_ros.model_file import load_model
     from taolora_ros.model_info import tables
     from taolora_ros.shipped import find_model
     path = find_model(args.model)
-    Console().print(*tables(path, load_model(path)))
+    _console().print(*tables(path, load_model(path)))
     return 0
+
+
+def _console():
+    """Return where tables go; in a file or a pipe they are as wide as they need to be."""
+    from rich.console import Console
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _check_writable(path: str | None) -> None:

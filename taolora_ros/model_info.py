@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -92,7 +93,7 @@ def _promise(path: Path, model: Model) -> Table:
 
 def _bytes(path: Path, model: Model) -> Table:
     sizes = measure(model)
-    table = Table(title='Bytes', title_justify='left')
+    table = Table(title='Bytes', title_justify='left', box=box.SIMPLE_HEAD)
     table.add_column('part')
     table.add_column('bytes', justify='right')
     for part, count in sizes.parts.items():
@@ -116,7 +117,8 @@ def _saved(ours: int, theirs: int) -> str:
 
 
 def _pairs(title: str, rows: dict) -> Table:
-    table = Table(title=escape(title), title_justify='left', show_header=False)
+    table = Table(title=escape(title), title_justify='left', show_header=False,
+                  box=box.SIMPLE_HEAD)
     for key, value in _flatten(rows):
         table.add_row(key, escape(value))
     return table

@@ -53,7 +53,7 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     choice = Choice(only, trained_on if unseen else frozenset())
     started = time.monotonic()
     judged = []
-    for done, (path, rows) in enumerate(_judge_files(files, candidate, processes, choice), 1):
+    for done, (path, rows) in enumerate(judge_files(files, candidate, processes, choice), 1):
         judged += [(str(path), i, *row) for i, row in enumerate(rows)]
         progress(done, len(files), path.name)
     if not judged:
@@ -103,7 +103,7 @@ def _summarise_beats(judged: list[tuple[dict, Counter]]) -> dict:
                       for reason, group in sorted(groups.items())}}
 
 
-def _judge_files(files: list[Path], candidate: Candidate, processes: int | None, choice: Choice
+def judge_files(files: list[Path], candidate: Candidate, processes: int | None, choice: Choice
                  ) -> Iterator[tuple[Path, list]]:
     """Yield (file, judged recordings) as they become ready, from several processes if it helps."""
     if processes is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,7 +23,7 @@ def tables(result: dict) -> list[Table]:
 
 def _fall_tables(result: dict) -> list[Table]:
     table = Table(title=f'Falls (alarm {EARLIEST:+g} to {LATEST:+g} s around the peak)',
-                  title_justify='left')
+                  title_justify='left', box=box.SIMPLE_HEAD)
     for heading in ('recordings', 'falls', 'found', 'Se %', 'false alarms', 'hours', 'per hour',
                     '≤ per hour (95 %)'):
         table.add_column(heading, justify='left' if heading == 'recordings' else 'right')
@@ -38,7 +39,7 @@ def _fall_tables(result: dict) -> list[Table]:
     wrong.sort(key=lambda r: -r['false_alarms'])
     details = Table(title=f'Recordings with errors: {len(wrong)} of {len(recordings)}'
                     + (f', the first {WORST}' if len(wrong) > WORST else ''),
-                    title_justify='left')
+                    title_justify='left', box=box.SIMPLE_HEAD)
     for heading in ('recording', 'source', 'what', 'fall', 'false alarms'):
         details.add_column(heading)
     for r in wrong[:WORST]:
@@ -50,7 +51,7 @@ def _fall_tables(result: dict) -> list[Table]:
 
 def _beat_tables(result: dict) -> list[Table]:
     total = Table(title=f'Beats of {result["records"]} records, {result["hours"]:.2f} hours',
-                  title_justify='left')
+                  title_justify='left', box=box.SIMPLE_HEAD)
     for heading in ('', 'n', 'Se %', 'PPV %', 'F1 %', 'PPV % strict'):
         total.add_column(heading, justify='right' if heading else 'left')
     groups = [('', result), *result['apart'].items()]
@@ -63,7 +64,7 @@ def _beat_tables(result: dict) -> list[Table]:
             total.add_row(f'{name} ({reason}: not in the totals)' if reason else name,
                           str(row['n']), *(percent(row[k]) for k in ('se', 'ppv', 'f1')),
                           percent(row['ppv_strict']) if 'ppv_strict' in row else '')
-    records = Table(title='Per record', title_justify='left')
+    records = Table(title='Per record', title_justify='left', box=box.SIMPLE_HEAD)
     for heading in ('record', 'lead', 'beats', 'Se', 'PPV', 'Se 50 ms', 'PPV 50 ms', 'VEB',
                     'VEB Se', 'VEB PPV', ''):
         records.add_column(heading, justify='left' if heading in ('record', 'lead', '')
