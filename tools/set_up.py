@@ -13,6 +13,8 @@ stamped in .venv/set_up (logs lie there too), and only what changed is done agai
     project       setup.py, setup.cfg
 """
 
+from __future__ import annotations  # so that a Python that is too old gets to say so
+
 import argparse
 import fcntl
 import hashlib
@@ -122,7 +124,7 @@ def environment(ros: str) -> None:
         raise SetUpError('no C++ compiler for the messages: install one (Debian: build-essential)')
     header = Path(sysconfig.get_paths()['include']) / 'Python.h'
     if not header.exists():
-        raise SetUpError(f'{header} is missing: install the headers of Python (Debian: python3-dev)')
+        raise SetUpError(f'{header} is missing: install Python\'s headers (Debian: python3-dev)')
     sourced = ros.startswith('sourced')
     command = [base_python(), '-m', 'venv', '--clear', str(VENV)]
     if subprocess.run(command + ['--system-site-packages'] * sourced).returncode:
@@ -141,18 +143,27 @@ def remember_sourced_ros() -> None:
     recorded = {'paths': {n: [p for p in ps if p] for n, ps in paths.items()}, 'values': values}
     (STATE / 'ros.json').write_text(json.dumps(recorded, indent=1))
     shutil.copy(ROOT / 'tools' / 'sourced_ros.py', VENV / PURELIB)
-    (VENV / PURELIB / 'sourced_ros.pth').write_text('import sourced_ros\n')
+    (VENV / PURELIB / 'sourced_ros.pth').write_text('import sourced_ros; sourced_ros.main()\n')
 
 
 @depends_on(lambda ros: digest(*requirements(ros)))
 def packages(ros: str) -> None:
     """Install the pinned packages (minutes the first time)"""
-    # Nothing to run here reads what pip would compile: it costs a minute of start.
-    command = [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check']
-    for file in requirements(ros):
-        command += ['-r', file]
-    run('packages', command)
+    pins = '\n'.join(file.read_text() for file in requirements(ros))
+    if ros.startswith('sourced') and torch_of_the_machine():
+        pins = re.sub(r'(?m)^(torch|triton)==.*', '', pins)
+    chosen = STATE / 'pins.txt'
+    chosen.write_text(pins)
+    run('packages', [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check', '-r', chosen])
     correct_exported_includes()
+
+
+def torch_of_the_machine() -> bool:
+    """Say whether torch is there outside .venv: on a Jetson only that build knows its GPU."""
+    find = 'import importlib.util as u; s = u.find_spec("torch"); print(s.origin if s else "")'
+    origin = subprocess.run([PYTHON, '-c', find], check=True, capture_output=True,
+                            text=True).stdout.strip()
+    return bool(origin) and VENV not in Path(origin).parents
 
 
 def requirements(ros: str) -> list[Path]:

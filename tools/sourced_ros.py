@@ -2,7 +2,7 @@
 Start Python with the ROS 2 environment that .venv was made with, when it is not sourced.
 
 tools/set_up.py copies this file into a .venv that uses a sourced ROS 2, with a .pth that imports
-it at every start. The dynamic linker reads LD_LIBRARY_PATH only when a process begins, so that
+it and calls main() at every start. The dynamic linker reads LD_LIBRARY_PATH only when a process begins, so that
 Python has to be executed once more; the wheels of ROS 2 do the same.
 """
 
@@ -33,7 +33,3 @@ def main() -> None:
     if new != dict(os.environ) and os.environ.get(GUARD) != sys.prefix:
         new[GUARD] = sys.prefix
         os.execve(sys.executable, sys.orig_argv, new)
-
-
-if __name__ == 'sourced_ros':
-    main()
