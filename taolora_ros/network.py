@@ -87,10 +87,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(spec.width)
         self.up = TaoLinear(spec.width, spec.mlp * spec.width)
         self.down = TaoLinear(spec.mlp * spec.width, spec.width)
+        self.dropout = nn.Dropout(0.0)  # training sets how much
 
     def forward(self, x: Tensor, shape: tuple[int, int], rows: Tensor | None) -> Tensor:
-        x = x + self.mix(self.norm1(x), shape, rows)
-        return x + self.down(F.gelu(self.up(self.norm2(x), rows)), rows)
+        x = x + self.dropout(self.mix(self.norm1(x), shape, rows))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x), rows)), rows))
 
 
 class TaoNetwork(nn.Module):

@@ -96,7 +96,7 @@ def _imu_part(spec: ModelSpec, recording: Recording) -> dict:
             'gate': _sample_gate(spec, features), 'masked': np.zeros(len(features), bool),
             'event_at': np.array(falls, float), 'event_class': np.ones(len(falls), np.int64),
             'group': f'{recording.source}/{recording.code}', 'weight': 1.0,
-            'subject': f'{recording.source}/{recording.subject}'}
+            'subject': recording.subject}
 
 
 def _ecg_part(spec: ModelSpec, recording: Recording, lead: int, weight: float) -> dict:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
-from taolora_ros.recordings import Recording
+from taolora_ros.evaluation.detection import Candidate
+from taolora_ros.evaluation.evaluate import Choice, judge_files, summarise
+from taolora_ros.recordings import Recording, find_files
+from taolora_ros.training.recipe import Job, Report, make_model, training_recordings
 
 
 def assign_folds(recordings: Iterable[Recording], folds: int) -> list[frozenset[str]]:
@@ -27,3 +32,40 @@ def assign_folds(recordings: Iterable[Recording], folds: int) -> list[frozenset[
     for i, (_, subject) in enumerate(order):
         groups[there_and_back[i % (2 * folds)]].add(subject)
     return [frozenset(group) for group in groups]
+
+
+def fold_jobs(job: Job, folds: int) -> list[tuple[Job, frozenset[str]]]:
+    """Return one job per fold, that leaves its subjects out, with those subjects."""
+    recordings = training_recordings(job.kind, job.data, job.left_out)
+    stem = job.out.name.removesuffix('.safetensors')
+    return [(replace(job, left_out=job.left_out | held_out,
+                     out=job.out.with_name(f'{stem}.fold{i}.safetensors')), held_out)
+            for i, held_out in enumerate(assign_folds(recordings, folds))]
+
+
+def train_folds(job: Job, folds: int, which: int | None = None,
+                report: Report = lambda *_: None) -> None:
+    """Make the models of all folds, or of fold ``which`` alone (so that machines can share).
+
+    With ``job.resume``, models that are there already are kept.
+    """
+    for i, (fold, _) in enumerate(fold_jobs(job, folds)):
+        if which in (None, i) and not (job.resume and fold.out.exists()):
+            make_model(fold, lambda stage, share, text: report(
+                f'fold {i + 1} of {folds}: {stage}', share, text))
+
+
+def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,
+                settings: dict | None = None, report: Report = lambda *_: None) -> dict:
+    """Return the figures of every subject judged by the model of the fold that left it out."""
+    files = find_files(job.data, job.kind)
+    judged = []
+    for i, (fold, held_out) in enumerate(fold_jobs(job, folds)):
+        candidate = Candidate(Path(fold.out), precision, device=job.device,
+                              settings=settings or {})
+        for done, (path, rows) in enumerate(
+                judge_files(files, candidate, processes, Choice(held_out)), 1):
+            judged += [(str(path), place, *row) for place, row in enumerate(rows)]
+            report(f'judging fold {i + 1} of {folds}, {precision}', done / len(files), path.name)
+    judged.sort(key=lambda row: row[:2])
+    return summarise(job.kind, [row[2:] for row in judged])

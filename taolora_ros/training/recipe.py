@@ -69,14 +69,14 @@ def make_model(job: Job, report: Report = lambda *_: None) -> None:
     provenance = _provenance(job, corpus, device)
     scale = anomaly_scale(spec, network.to(device), corpus, device)
     save_model(job.full_precision, spec, network, scale, provenance, {})
-    quantize_model(job, corpus, report)
+    quantize_model(job, corpus, report=report)
 
 
-def quantize_model(job: Job, corpus: Corpus | None = None,
+def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None = None,
                    report: Report = lambda *_: None) -> None:
-    """Quantize the full-precision file of ``job`` and write its INT4 file."""
+    """Quantize ``source``, by default ``job``'s full-precision file, and write the INT4 file."""
     device = pick_device(job.device)
-    model = load_model(job.full_precision, 'fp32')
+    model = load_model(source or job.full_precision)
     spec, options = model.spec, job.quantization
     if corpus is None:
         report('reading recordings', 0.0, '')

@@ -27,6 +27,7 @@ class TrainOptions:
     learning_rate: float = 1.5e-3
     warmup: int = 150
     weight_decay: float = 0.05
+    dropout: float = 0.1
     ema: float = 0.998
     label_smoothing: float = 0.02
     offset_weight: float = 1.0
@@ -47,6 +48,8 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     torch.manual_seed(options.seed)
     generator = torch.Generator(device).manual_seed(options.seed)
     network = TaoNetwork(spec).to(device)
+    for block in network.blocks:
+        block.dropout.p = options.dropout
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(_groups(network, options.weight_decay),
                                   lr=options.learning_rate, betas=(0.9, 0.98))
@@ -114,7 +117,7 @@ def _save(path: Path, step: int, options: TrainOptions, network, average, optimi
     partial = path.with_suffix('.partial')
     torch.save({'step': step, 'options': asdict(options), 'network': network.state_dict(),
                 'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
-                'random': generator.get_state()}, partial)
+                'random': generator.get_state(), 'dropout': _dropout_state(network)}, partial)
     partial.replace(path)
 
 
@@ -126,4 +129,18 @@ def _restore(path: Path, options: TrainOptions, network, average, optimizer, gen
     average.load_state_dict(state['average'])
     optimizer.load_state_dict(state['optimizer'])
     generator.set_state(state['random'].cpu())
+    _set_dropout_state(network, state['dropout'].cpu())
     return state['step']
+
+
+def _dropout_state(network: TaoNetwork) -> Tensor:
+    """Return the state of the generator that dropout draws from."""
+    on_gpu = next(network.parameters()).is_cuda
+    return torch.cuda.get_rng_state() if on_gpu else torch.get_rng_state()
+
+
+def _set_dropout_state(network: TaoNetwork, state: Tensor) -> None:
+    if next(network.parameters()).is_cuda:
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

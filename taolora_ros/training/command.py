@@ -1,0 +1,104 @@
+"""What ``taolora train`` and ``taolora quantize`` do with their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from taolora_ros.evaluation.report import notes, tables
+from taolora_ros.spec import SPECS
+from taolora_ros.training.calibration import QuantizeOptions
+from taolora_ros.training.folds import judge_folds, train_folds
+from taolora_ros.training.recipe import Job, make_model, quantize_model
+from taolora_ros.training.train import TrainOptions
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Make one model, or cross-validate; return the exit code."""
+    training = TrainOptions(seed=args.seed)
+    if args.steps is not None:
+        if args.steps < 1:
+            raise ValueError(f'--steps: {args.steps}, at least 1 is needed')
+        training = replace(training, steps=args.steps)
+    out = Path(args.out or f'{SPECS[args.kind].name}.safetensors')
+    if not out.name.endswith('.safetensors'):
+        raise ValueError(f'--out: {out} must end in .safetensors')
+    job = Job(args.kind, Path(args.data), out, args.device, args.resume,
+              frozenset(args.leave_out.split(',')) if args.leave_out else frozenset(), training)
+    with progress() as report:
+        if args.folds is None:
+            make_model(job, report)
+            print(f'wrote {job.out} and {job.full_precision}')
+            return 0
+        train_folds(job, args.folds, args.fold, report)
+        if args.fold is not None:
+            return 0
+        results = {precision: judge_folds(job, args.folds, precision, args.processes,
+                                          report=report) for precision in ('fp32', 'int4')}
+    show(results, args.folds)
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2, default=str) + '\n')
+    return 0
+
+
+def quantize_command(args: argparse.Namespace) -> int:
+    """Quantize one full-precision model; return the exit code."""
+    from taolora_ros.model_file import load_model
+    source, out = Path(args.checkpoint), Path(args.out)
+    model = load_model(source)
+    if model.precision != 'fp32':
+        raise ValueError(f'{source}: already INT4; give the full-precision file that train wrote')
+    options = QuantizeOptions(seed=args.seed + 1)
+    options = replace(options, **{name: getattr(args, name) for name in ('rank', 'buffer')
+                                  if getattr(args, name) is not None})
+    if not 1 <= options.rank <= 32:
+        raise ValueError(f'--rank: {options.rank}, must be 1..32')
+    left_out = frozenset(model.metadata['provenance'].get('left_out', []))
+    job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
+              quantization=options)
+    with progress() as report:
+        quantize_model(job, source=source, report=report)
+    print(f'wrote {out}')
+    return 0
+
+
+def show(results: dict[str, dict], folds: int) -> None:
+    """Print the tables of both precisions."""
+    console = Console()
+    for precision, result in results.items():
+        console.rule(f'{precision}, every subject judged by the one of {folds} models that never '
+                     'saw it')
+        console.print(*tables(result))
+        for line in notes(result):
+            console.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def progress():
+    """Give a function to report progress with: a bar on a terminal, lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = [None]
+
+        def line(stage: str, share: float, text: str) -> None:
+            mark = (stage, int(share * 10))
+            if mark != last[0]:
+                last[0] = mark
+                console.print(f'{stage} {share:.0%} {text}', highlight=False)
+        yield line
+        return
+    with Progress(TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(),
+                  TimeElapsedColumn(), TextColumn('{task.fields[text]}'), console=console) as bar:
+        tasks = {}
+
+        def move(stage: str, share: float, text: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0, text='')
+            bar.update(tasks[stage], completed=share, text=text)
+        yield move
