@@ -1,8 +1,8 @@
 """
 Start Python with the ROS 2 environment that .venv was made with, when it is not sourced.
 
-tools/set_up.py copies this file into a .venv that uses a sourced ROS 2, with a .pth that imports
-it and calls main() at every start. The dynamic linker reads LD_LIBRARY_PATH only when a process begins, so that
+tools/set_up.py copies this file into a .venv that uses a sourced ROS 2, with a .pth that calls
+main() at every start. The dynamic linker reads LD_LIBRARY_PATH only when a process begins, so
 Python has to be executed once more; the wheels of ROS 2 do the same.
 """
 
