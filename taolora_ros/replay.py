@@ -200,7 +200,10 @@ class _Printer:
         if not self.started:
             self.console.print(HEADING, style='bold', highlight=False)
             self.started = True
-        values = ' '.join(f'{key} {value:.4g}' for key, value in row['values'].items())
+        values = row['values']
+        if row['label'] == 'anomaly':  # the channel to look at; the others are in --json
+            values = dict([max(values.items(), key=lambda item: item[1])])
+        values = ' '.join(f'{key} {value:.4g}' for key, value in values.items())
         line = (f'{row["time_s"]:10.3f}  {row["label"]:<9}{row["phase"]:<9}{row["score"]:6.3f}  '
                 f'{row["severity"]:<9} {values}')
         self.console.print(Text(line, style=STYLES.get(row['severity'], '')), soft_wrap=True)

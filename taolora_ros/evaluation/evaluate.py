@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,14 +115,19 @@ def judge_files(files: list[Path], candidate: Candidate, processes: int | None, 
         for path in files:
             yield path, list(judge(_wanted(path, choice), loaded))
         return
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'),
                              _start_worker, (candidate,)) as pool:
         waiting = {pool.submit(_work, path, choice): path for path in files}
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise OSError('a process of the evaluation ended without a result (out of memory?); '
+                          'try --processes 1') from error
+        except BaseException:  # nobody wants the rest: do not wait for it
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
             raise
 
 
@@ -131,6 +138,7 @@ _loaded = None
 def _start_worker(candidate: Candidate) -> None:
     global _candidate
     _candidate = candidate
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted and ends this one
     try:
         import torch
         torch.set_num_threads(1)  # one core each: processes share the machine evenly
