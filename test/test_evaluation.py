@@ -191,6 +191,7 @@ def test_reports_can_be_printed_and_written_as_json():
     ecg = [judge_ecg(ecg_recording(), found(('beat', 1.0), ('veb', 3.0)))]
     for kind, judged, words in (('imu', imu, ('waist', '1 of 2', 'missed')),
                                 ('ecg', ecg, ('MLII', '66.67', 'ventricular'))):
+        assert report.notes(summarise(kind, judged))[-1].endswith('hours evaluated')
         result = {**summarise(kind, judged), 'skipped_files': {'no annotations': 2},
                   'seen_in_training': 1, 'seconds': 1.0}
         assert result['transient_fraction'] == pytest.approx(0.1)
@@ -200,3 +201,4 @@ def test_reports_can_be_printed_and_written_as_json():
         text = console.export_text()
         assert all(word in text for word in words), text
         assert '2 files left out: no annotations' in text
+        assert 'of subjects or records that the model was trained on' in text

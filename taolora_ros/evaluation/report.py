@@ -79,10 +79,13 @@ def _beat_tables(result: dict) -> list[Table]:
 
 
 def notes(result: dict) -> list[str]:
-    """Return what has to be said besides the tables, a line each."""
+    """Return what has to be said besides the tables, a line each.
+
+    ``result`` is that of ``evaluate``, or of ``summarise`` alone.
+    """
     lines = [f'{count} files left out: {reason}'
-             for reason, count in sorted(result['skipped_files'].items())]
-    if result['seen_in_training']:
+             for reason, count in sorted(result.get('skipped_files', {}).items())]
+    if result.get('seen_in_training'):
         lines.append(f'{result["seen_in_training"]} of {len(result["recordings"])} recordings are '
                      'of subjects or records that the model was trained on: these figures do not '
                      'show how it does on others (--unseen leaves them out)')
@@ -91,5 +94,6 @@ def notes(result: dict) -> list[str]:
                      'flutter are not scored (AAMI EC57)')
     lines.append(f'transient path open for {percent(result["transient_fraction"])} % of the time')
     hours = sum(entry['duration_s'] for entry in result['recordings']) / 3600
-    lines.append(f'{hours:.2f} hours evaluated in {result["seconds"]:.0f} s')
+    lines.append(f'{hours:.2f} hours evaluated'
+                 + (f' in {result["seconds"]:.0f} s' if 'seconds' in result else ''))
     return lines
