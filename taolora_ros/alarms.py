@@ -22,6 +22,7 @@ class _Alarm:
     """An alarm that was raised and did not end yet."""
 
     event: Event
+    segment_ns: int  # start of the segment
     position: float  # of the token that raised it, in samples
     tokens: int = 0  # that it lasted, and those of them whose gate was open
     opened: int = 0
@@ -112,15 +113,15 @@ class AlarmDecoder(Decoder):
             {'peak_g': peak} if peak is not None else {})
         count = around.stop - around.start
         opened = int(tokens.gate[around].sum())
-        self._alarms[label] = _Alarm(event, centre, count, opened)
+        self._alarms[label] = _Alarm(event, tokens.start_ns, centre, count, opened)
         self._started[label] = centre
         return event
 
     def _end(self, label: int, centre: float) -> Event:
         """End an alarm: the same event, with how long it lasted."""
         alarm, self._alarms[label] = self._alarms[label], None
-        seconds = (centre - alarm.position) / self.spec.rate
-        stop = alarm.event.stop_ns + round(seconds * NANOSECONDS)
+        stop = max(self._time(alarm.segment_ns, centre + self.spec.patch / 2),
+                   alarm.event.stop_ns)
         return dataclasses.replace(
             alarm.event, phase=END, stop_ns=stop,
             transient_fraction=alarm.opened / alarm.tokens,

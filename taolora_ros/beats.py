@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 
 import numpy as np
@@ -106,7 +107,7 @@ class BeatDecoder(Decoder):
         if self._last is not None:
             self._intervals.append((place - self._last) / self.spec.rate)
             values['rr_s'] = self._intervals[-1]
-            values['heart_rate_bpm'] = 60.0 / float(np.median(self._intervals))
+            values['heart_rate_bpm'] = 60.0 / statistics.median(self._intervals)
         self._last = place
         ventricular = veb_score >= self._context.event_threshold
         label = self.spec.labels[1 if ventricular else 0]

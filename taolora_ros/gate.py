@@ -54,42 +54,38 @@ class Gate:
 
     def reset(self) -> None:
         """Forget the past: a new segment starts, its steady scale is not known."""
-        self._pending = np.zeros((0, 3, self._channels))  # terms of the patch in progress
-        self._tail = None       # (2, F) the last two rows, for the second difference
+        self._rows = np.zeros((0, self._channels))  # of the patch in progress
+        self._tail = None       # (2, F) the two rows before them, for the second difference
         self._state = None      # of the high-pass filter
         self._steady = None     # (3F,) log of the steady scales
-        self._patches = 0       # patches that shaped the steady scale
+        self._patches = 0       # that shaped the steady scale
         self._open = False
         self._share = 0.0       # of recent patches that were open
 
     def push(self, features: np.ndarray) -> np.ndarray:
         """Take features (n, F); return one flag for every patch they complete, (p,) bool."""
-        energies = self._energies(np.asarray(features, np.float64))
-        flags = np.empty(len(energies), bool)
-        for p, row in enumerate(np.log(energies + self.spec.gate.floor ** 2)):
-            flags[p] = self._judge(row)
-        return flags
+        rows = np.concatenate([self._rows, features])
+        whole = len(rows) // self.spec.patch * self.spec.patch
+        self._rows = rows[whole:]
+        if whole == 0:
+            return np.zeros(0, bool)
+        energies = self._energies(rows[:whole])
+        floor = self.spec.gate.floor ** 2
+        return np.array([self._judge(row) for row in np.log(energies + floor)])
 
-    def _energies(self, features) -> np.ndarray:
-        """Return the statistics (p, 3F) of the completed patches, mean squares each."""
-        if len(features) == 0:
-            return np.zeros((0, 3 * self._channels))
+    def _energies(self, features: np.ndarray) -> np.ndarray:
+        """Return the statistics (p, 3F) of whole patches of features, mean squares each."""
         if self._tail is None:  # as if the first row had always been there
             self._tail = np.repeat(features[:1], 2, axis=0)
-            self._state = (signal.sosfilt_zi(self._highpass)[:, :, None] * features[0])
+            self._state = signal.sosfilt_zi(self._highpass)[:, :, None] * features[0]
         rows = np.concatenate([self._tail, features])  # (n + 2, F)
-        self._tail = rows[-2:].copy()
+        self._tail = rows[-2:]
         bend = rows[2:] - 2.0 * rows[1:-1] + rows[:-2]
         high, self._state = signal.sosfilt(self._highpass, features, axis=0, zi=self._state)
         terms = np.stack([features, bend, high], axis=1)  # (n, 3, F)
-        terms = np.concatenate([self._pending, terms])
-        count = len(terms) // self.spec.patch
-        self._pending = terms[count * self.spec.patch:].copy()
-        terms = terms[:count * self.spec.patch].reshape(count, self.spec.patch, 3, self._channels)
-        level = _sum(terms[:, :, 0]) / self.spec.patch  # (p, F)
-        terms = terms.copy()
-        terms[:, :, 0] -= level[:, None]
-        return (_sum(terms * terms) / self.spec.patch).reshape(count, 3 * self._channels)
+        terms = terms.reshape(-1, self.spec.patch, 3, self._channels)
+        terms[:, :, 0] -= (_sum(terms[:, :, 0]) / self.spec.patch)[:, None]
+        return (_sum(terms * terms) / self.spec.patch).reshape(-1, 3 * self._channels)
 
     def _judge(self, row: np.ndarray) -> bool:
         """Judge one patch by its log statistics (3F,) and move the steady scale."""
@@ -135,11 +131,12 @@ def token_flags(spec: ModelSpec, flags: np.ndarray, first: int, end: int) -> np.
     it overlaps is, and so are its neighbours; of a patch that ``end`` cuts, the one before
     tells; before the segment's start all is closed.
     """
-    starts = end - spec.window + spec.patch * np.arange(spec.tokens)
-    known = end // spec.patch  # patches that were complete when the window ended
-    flags = flags[:max(known - first, 0)]
-    if len(flags) == 0:
-        return np.zeros(spec.tokens, bool)
-    low, high = starts // spec.patch - first, (starts + spec.patch - 1) // spec.patch - first
-    inside = [(index >= 0) & flags[np.clip(index, 0, len(flags) - 1)] for index in (low, high)]
-    return dilate(inside[0] | inside[1], spec.gate.dilation)
+    base, cut = divmod(end - spec.window, spec.patch)  # the patch in which the window begins
+    before = max(-base, 0)
+    known = flags[max(base - first, 0):max(end // spec.patch - first, 0)]
+    patches = np.zeros(spec.tokens + 1, bool)
+    patches[before:before + len(known)] = known
+    if len(known):
+        patches[before + len(known):] = known[-1]
+    tokens = patches[:-1] | patches[1:] if cut else patches[:-1]
+    return dilate(tokens, spec.gate.dilation)

@@ -57,15 +57,21 @@ class Resampler:
         after = np.searchsorted(times, edges, 'left')  # first knot at or after each border
         share = (edges - times[after - 1]) / (times[after] - times[after - 1])
         at_edges = knots[after - 1] + (knots[after] - knots[after - 1]) * share[:, None]
-        times = np.insert(times, after, edges)  # (n + 1 + m,)
-        knots = np.insert(knots, after, at_edges, axis=0)
-        areas = (times[1:] - times[:-1])[:, None] * ((knots[1:] + knots[:-1]) * 0.5)
-        bins = times[:-1].astype(np.int64) - first
-        sums = np.empty((last - first + 1, knots.shape[1]))
-        bins = np.concatenate([[0], bins])
-        for c in range(knots.shape[1]):  # bincount adds in order, whatever the chunk
-            weights = np.concatenate([self._sum[c:c + 1], areas[:, c]])
-            sums[:, c] = np.bincount(bins, weights, last - first + 1)
+        total = len(times) + len(edges)
+        border = np.zeros(total, bool)
+        border[after + np.arange(len(edges))] = True
+        when, what = np.empty(total), np.empty((total, knots.shape[1]))
+        when[border], when[~border] = edges, times
+        what[border], what[~border] = at_edges, knots
+        areas = (when[1:] - when[:-1])[:, None] * ((what[1:] + what[:-1]) * 0.5)
+        channels = knots.shape[1]
+        cells = np.empty((total, channels), np.int64)  # bin and channel each area goes to
+        cells[0], cells[1:] = 0, ((when[:-1].astype(np.int64) - first) * channels)[:, None]
+        cells += np.arange(channels)
+        weights = np.concatenate([self._sum[None], areas])
+        # bincount adds in order, whatever the chunk, and begins with what was carried in
+        sums = np.bincount(cells.ravel(), weights.ravel(), (last - first + 1) * channels)
+        sums = sums.reshape(-1, channels)
         self._sum = sums[-1].copy()
         return sums[:-1]
 
@@ -73,7 +79,8 @@ class Resampler:
         """Mark the completed bins that touch a step too long to be trusted."""
         valid = np.ones(last - first, bool)
         valid[:max(self._spoilt - first, 0)] = False
-        steps = np.diff(stamps, prepend=self._newest)
+        steps = np.empty_like(stamps)
+        steps[0], steps[1:] = stamps[0] - self._newest, stamps[1:] - stamps[:-1]
         for i in np.flatnonzero(steps > BRIDGE):
             step, count = int(steps[i]), self._count + int(i)
             before = int(stamps[i]) - step - self.start  # ns that `count` samples took

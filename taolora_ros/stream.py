@@ -170,8 +170,11 @@ class Stream:
             return values
         seen = values[:, self._optional]  # (n, O)
         here = np.isfinite(seen)
-        seen = np.vstack([self._known, np.where(here, seen, 0.0)])  # (n + 1, O)
         times = stamps - self.segments[-1].start_ns
+        if here.all():
+            self._known, self._known_at = seen[-1].copy(), np.repeat(times[-1:], len(seen[0]))
+            return values
+        seen = np.vstack([self._known, np.where(here, seen, 0.0)])  # (n + 1, O)
         order = np.where(here, np.arange(1, len(stamps) + 1)[:, None], 0)
         last = np.maximum.accumulate(order, axis=0)  # row of the last known value, 0: carried in
         at = np.where(last > 0, times[last - 1], self._known_at)
