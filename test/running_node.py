@@ -1,7 +1,5 @@
 """The node as a process of its own, and a ROS node that talks to it over DDS."""
 
-import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,28 +9,32 @@ import time
 
 import pytest
 
-# Away from whatever else runs on this machine. Ports of domains above 101 may be in use.
-os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randrange(10, 101))
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-
 rclpy = pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('taolora_msgs.msg', reason='taolora_msgs is not built')
 pytest.importorskip('torch', reason='torch is not installed')
+
+from taolora_ros.shipped import MODELS, find_model  # noqa: E402
+
+try:
+    _ = [find_model(name) for name in MODELS]
+except ValueError as missing:
+    pytest.skip(f'no trained models: {missing}', allow_module_level=True)
 
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: E402
 from rcl_interfaces.srv import SetParametersAtomically  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
+COMMAND = (sys.executable, '-m', 'taolora_ros.node')
 TYPES = {bool: 'bool', int: 'integer', float: 'double', str: 'string'}
 
 
 class NodeProcess:
     """``python -m taolora_ros.node`` with parameters; what it prints is in ``output``."""
 
-    def __init__(self, *arguments, command=(sys.executable, '-m', 'taolora_ros.node'), **parameters):
-        given = [f'-p{name.replace("__", ".")}:={value}' for name, value in parameters.items()]
-        given = [part for text in given for part in ('-p', text[2:])]
+    def __init__(self, *arguments, command=COMMAND, **parameters):
+        given = [part for name, value in parameters.items()
+                 for part in ('-p', f'{name.replace("__", ".")}:={value}')]
         self._file = tempfile.TemporaryFile('w+')
         self.process = subprocess.Popen([*command, '--ros-args', *given, *arguments],
                                         stdout=self._file, stderr=subprocess.STDOUT)

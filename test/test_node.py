@@ -1,0 +1,360 @@
+"""The node as a process, over real DDS: what it hears, says, refuses and survives."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from running_node import COMMAND, NodeProcess, Talker, wait_for
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Imu
+from std_msgs.msg import Float32
+from std_srvs.srv import Trigger
+from taolora_msgs.msg import Biosignal, Event, Feedback, ModelInfo
+
+from taolora_ros import recordings, shipped, synthetic
+from taolora_ros.conversions import nanoseconds
+from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+
+SECOND = 1_000_000_000
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture(scope='module')
+def talker():
+    talker = Talker()
+    yield talker
+    talker.close()
+
+
+@pytest.fixture(scope='module')
+def node():
+    """One node for all tests that leave it as they found it."""
+    with NodeProcess() as process:
+        yield process.ready()
+
+
+@pytest.fixture
+def restored(talker):
+    """The parameters of the shared node, put back afterwards."""
+    names = [f'{stream}.{name}' for stream in ('imu', 'ecg')
+             for name in ('event_threshold', 'hop', 'delay', 'gate')]
+    before = dict(zip(names, talker.get(*names)))
+    yield before
+    talker.set(**before)
+
+
+def blocks(values, rate, start, size=36, unit='mV', first=0):
+    """Yield Biosignal messages of an ECG (N,), stamped from ``start`` ns on."""
+    for number, i in enumerate(range(0, len(values), size)):
+        part = np.asarray(values[i:i + size], np.float32)
+        message = Biosignal(modality=Biosignal.ECG, sample_rate=float(rate), unit=unit,
+                            channels=1, sequence=first + number, data=part.tolist())
+        stamp = start + round(i / rate * SECOND)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
+        message.header.frame_id = 'chest'
+        yield message
+
+
+def imu_messages(values, rate, start):
+    """Yield Imu messages of (N, 6) m/s^2 and rad/s, stamped from ``start`` ns on."""
+    for i, row in enumerate(values.tolist()):
+        message = Imu()
+        stamp = start + round(i / rate * SECOND)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
+        message.header.frame_id = 'imu_link'
+        acc, gyro = message.linear_acceleration, message.angular_velocity
+        acc.x, acc.y, acc.z, gyro.x, gyro.y, gyro.z = row
+        yield message
+
+
+def play(publisher, messages, pause=0.001):
+    """Publish faster than real time, but not so fast that best effort loses any."""
+    for message in messages:
+        publisher.publish(message)
+        time.sleep(pause)
+
+
+def excerpt():
+    """Return the ECG that is shipped for the demo."""
+    return next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
+
+
+def quiet(heard, seconds=1.5):
+    """Wait until nothing more arrives in ``heard``."""
+    last = -1
+    while len(heard) != last:
+        last = len(heard)
+        time.sleep(seconds)
+    return list(heard)
+
+
+def status(talker, stream, rounds=1):
+    """Return level, message and values of a stream's status after ``rounds`` more of them."""
+    heard = talker.listen(DiagnosticArray, '/diagnostics')
+
+    def found():
+        return [s for array in heard for s in array.status if s.name.endswith(f': {stream}')]
+    wait_for(lambda: len(found()) >= rounds, 10 + rounds)
+    return found()[-1].level, found()[-1].message, {v.key: v.value for v in found()[-1].values}
+
+
+# what it finds
+
+def test_heartbeats_arrive_with_the_time_of_their_header(node, talker):
+    record = excerpt()
+    events = talker.listen(Event, '/taolora/events')
+    publisher = talker.publisher(Biosignal, '/ecg')
+    start, length = 1_000 * SECOND, 30
+    play(publisher, blocks(record.values[:length * 360, 0], 360, start))
+    found = [e for e in quiet(events) if e.stream == 'ecg']
+    times = np.array([nanoseconds(e.header.stamp) - start for e in found]) / SECOND
+    true = record.beat_times_s[record.beat_times_s < length - 2]
+    near = [np.abs(times - t).min() <= 0.15 for t in true]
+    assert np.mean(near) > 0.9
+    assert {e.label for e in found} == {'beat', 'veb'}
+    assert len({e.id for e in found}) == len(found)
+    assert {e.header.frame_id for e in found} == {'chest'}
+    assert {e.phase for e in found} == {Event.START}
+    assert all(0.0 <= e.latency < 5.0 and e.model == 'ecg_beats' for e in found)
+    assert {'rr_s', 'heart_rate_bpm'} <= {v.key for v in found[-1].values}
+
+
+def test_two_streams_at_once_do_not_disturb_each_other(node, talker):
+    record = excerpt()
+    scene = synthetic.imu_scene(('stand', 'walk', 'fall', 'stand'), seed=3)
+    events = talker.listen(Event, '/taolora/events')
+    ecg, imu = talker.publisher(Biosignal, '/ecg'), talker.publisher(
+        Imu, '/imu/data', qos_profile_sensor_data)
+    start = 5_000 * SECOND
+    beats = list(blocks(record.values[:20 * 360, 0], 360, start))
+    steps = list(imu_messages(scene.values, scene.rate, start))
+    for i, message in enumerate(steps):
+        imu.publish(message)
+        if i * len(beats) // len(steps) != (i + 1) * len(beats) // len(steps):
+            ecg.publish(beats[i * len(beats) // len(steps)])
+        time.sleep(0.001)
+    found = quiet(events)
+    falls = [e for e in found if e.label == 'fall']
+    assert [e.phase for e in falls] == [Event.START, Event.END]
+    assert falls[0].id == falls[1].id and falls[0].severity == Event.CRITICAL
+    impact = (nanoseconds(falls[0].header.stamp) - start) / SECOND
+    assert abs(impact - scene.falls_s[0]) < 0.3
+    assert falls[0].header.frame_id == 'imu_link'
+    assert sum(e.stream == 'ecg' for e in found) > 15
+
+
+def test_models_are_announced_to_whoever_comes_late(node, talker):
+    heard = talker.listen(ModelInfo, '/taolora/model_info', LATCHED)
+    wait_for(lambda: len(heard) == 2, 10)
+    by_stream = {info.stream: info for info in heard}
+    for stream, spec in (('imu', IMU_FALLS), ('ecg', ECG_BEATS)):
+        info = by_stream[stream]
+        assert info.name == spec.name and tuple(info.labels) == spec.labels
+        assert tuple(info.channels) == spec.channels and tuple(info.units) == spec.units
+        assert info.rate == spec.rate and info.bytes > 10_000 and info.bits in (4, 32)
+
+
+def test_bad_messages_are_counted_and_reported_and_do_no_harm(node, talker):
+    publisher = talker.publisher(Biosignal, '/ecg')
+    before = status(talker, 'ecg')[2]
+    bad = list(blocks(np.zeros(36), 360, 9_000 * SECOND))[0]
+    bad.channels = 7
+    unstamped = list(blocks(np.zeros(36), 360, 0))[0]
+    nan = list(blocks(np.full(36, np.nan), 360, 9_001 * SECOND))[0]
+    play(publisher, [bad, unstamped, nan])
+    after = status(talker, 'ecg', 3)[2]
+    for name, count in (('unreadable', 1), ('invalid_stamp', 36), ('nonfinite', 36)):
+        assert int(after[f'count.{name}']) - int(before.get(f'count.{name}', 0)) == count
+    assert '36 values do not divide into 7 channels' in node.output
+    assert int(after['messages']) >= 3 and 'Traceback' not in node.output
+
+
+def test_diagnostics_say_who_is_silent(node, talker):
+    wait_for(lambda: 'no message on /imu/data' in status(talker, 'imu')[1], 20)
+    level, text, values = status(talker, 'imu')
+    assert level == b'\x01'
+    assert values['topic'] == '/imu/data' and values['model'] == 'imu_falls'
+    assert {'message_rate_hz', 'gate_fraction', 'latency_p99_ms', 'engine'} <= set(values)
+
+
+# live parameters
+
+def test_thresholds_change_live(node, talker, restored):
+    assert talker.set(imu__event_threshold=0.7)[0].successful
+    assert talker.get('imu.event_threshold') == [0.7]
+    together = {'ecg__event_threshold': 1.0, 'ecg__hop': 0.1}
+    assert talker.set_together(**together).successful
+    events = talker.listen(Event, '/taolora/events')
+    publisher = talker.publisher(Biosignal, '/ecg')
+    record = excerpt()
+    play(publisher, blocks(record.values[:15 * 360, 0], 360, 20_000 * SECOND))
+    assert not [e for e in quiet(events) if e.score < 1.0]
+    assert talker.set(ecg__event_threshold=0.5)[0].successful
+    play(publisher, blocks(record.values[15 * 360:30 * 360, 0], 360, 20_015 * SECOND))
+    assert len(quiet(events)) > 8
+
+
+def test_whole_number_is_good_enough_for_a_threshold(node, talker, restored):
+    assert talker.set(imu__hop=1)[0].successful
+    assert talker.get('imu.hop') == [1.0]
+
+
+@pytest.mark.parametrize('change, reason', [
+    ({'imu__event_threshold': 1.5}, 'imu.event_threshold'),
+    ({'imu__hop': 0.011}, 'imu.hop: 0.011 s'),
+    ({'imu__gate': 'ajar'}, "imu.gate: 'ajar' is not one of: auto, open, closed"),
+    ({'imu__topic': 'elsewhere'}, 'read-only'),
+    ({'imu__model': 'other'}, 'read-only'),
+    ({'imu__event_threshold': 'high'}, 'Wrong parameter type'),
+    ({'imu__evnt_threshold': 0.5}, 'undeclared')])
+def test_bad_parameter_is_refused_with_its_reason(node, talker, change, reason):
+    before = talker.get('imu.event_threshold', 'imu.hop', 'imu.gate', 'imu.topic')
+    result = talker.set(**change)[0]
+    assert not result.successful and reason in result.reason
+    assert talker.get('imu.event_threshold', 'imu.hop', 'imu.gate', 'imu.topic') == before
+
+
+def test_of_parameters_set_together_all_or_none_hold(node, talker, restored):
+    result = talker.set_together(ecg__event_threshold=0.9, imu__gate='open', imu__hop=0.011)
+    assert not result.successful and 'imu.hop: 0.011 s' in result.reason
+    assert talker.get(*restored) == list(restored.values())
+
+
+# services and feedback
+
+def test_calibrating_needs_data_and_says_so(talker):
+    with NodeProcess('-r', '__ns:=/fresh', streams='[ecg]') as fresh:
+        fresh.ready()
+        told = talker.call(Trigger, '/fresh/taolora/calibrate')
+        assert not told.success and told.message.startswith('ecg: ')
+        publisher = talker.publisher(Biosignal, '/fresh/ecg')
+        events = talker.listen(Event, '/fresh/taolora/events')
+        play(publisher, blocks(excerpt().values[:60 * 360, 0], 360, 100 * SECOND))
+        quiet(events)
+        told = talker.call(Trigger, '/fresh/taolora/calibrate')
+        assert told.success and told.message == 'ecg: calibrated'
+
+
+@pytest.mark.parametrize('service', ['save_adaptation', 'reset_adaptation'])
+def test_adaptation_that_is_not_enabled_is_refused(node, talker, service):
+    told = talker.call(Trigger, f'/taolora/{service}')
+    assert not told.success and 'adaptation is not enabled' in told.message
+
+
+def test_feedback_is_heard_and_said_to_be_unused(node, talker):
+    talker.publisher(Feedback, '/taolora/feedback').publish(Feedback(event_id='imu-17'))
+    wait_for(lambda: "feedback on 'imu-17' is not used" in node.output, 10)
+
+
+# other inputs, other ROS versions
+
+def test_headerless_numbers_are_stamped_by_arrival_and_warned_about_once(talker):
+    with NodeProcess(streams='[emg]', emg__topic='numbers', emg__type='std_msgs/msg/Float32',
+                     emg__model='ecg_beats', emg__sample_rate=200) as node:
+        node.ready()
+        publisher = talker.publisher(Float32, '/numbers')
+        play(publisher, [Float32(data=float(np.sin(i / 20))) for i in range(600)], 0.005)
+        assert node.output.count('has no header') == 1
+        wait_for(lambda: status(talker, 'emg')[2]['messages'] == '600', 20)
+        counts = status(talker, 'emg')[2]
+        assert not [name for name in counts if name.startswith('count.')]
+
+
+def test_reliable_subscription_can_be_asked_for(talker):
+    with NodeProcess('-p', 'qos_overrides./ecg.subscription.reliability:=reliable',
+                     streams='[ecg]') as node:
+        node.ready()
+        wait_for(lambda: talker.node.get_subscriptions_info_by_topic('/ecg'), 10)
+        quality = talker.node.get_subscriptions_info_by_topic('/ecg')[0].qos_profile
+        assert quality.reliability.name == 'RELIABLE'
+
+
+def test_live_parameters_where_ros_has_no_pre_and_post_set_callbacks(talker):
+    humble = ('import sys, rclpy.node as n\n'
+              'del n.Node.add_pre_set_parameters_callback\n'
+              'del n.Node.add_post_set_parameters_callback\n'
+              'from taolora_ros.node import main\nsys.exit(main())')
+    with NodeProcess('-r', '__ns:=/humble', streams='[ecg]',
+                     command=(COMMAND[0], '-c', humble)) as node:
+        node.ready()
+        there = '/humble/taolora'
+        assert talker.set(there, ecg__event_threshold=1.0)[0].successful
+        assert not talker.set(there, ecg__hop=0.0011)[0].successful
+        events = talker.listen(Event, f'{there}/events')
+        publisher = talker.publisher(Biosignal, '/humble/ecg')
+        record = excerpt()
+        play(publisher, blocks(record.values[:15 * 360, 0], 360, 100 * SECOND))
+        assert not [e for e in quiet(events) if e.score < 1.0]
+        assert talker.set(there, ecg__event_threshold=0.5)[0].successful
+        play(publisher, blocks(record.values[15 * 360:30 * 360, 0], 360, 115 * SECOND))
+        assert len(quiet(events)) > 8
+
+
+# start and end
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_quietly_with_0(number):
+    with NodeProcess(streams='[imu]') as node:
+        status, output = node.ready().end(number)
+    assert status == 0 and 'Traceback' not in output, output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_starting_ends_it_quietly_with_0(number):
+    for delay in (0.4, 1.2, 2.0):  # while importing, while ROS starts, while models are loaded
+        with NodeProcess() as node:
+            time.sleep(delay)
+            status, output = node.end(number)
+        assert status == 0 and 'Traceback' not in output, (delay, output)
+
+
+def test_killed_and_started_again_it_goes_on(talker):
+    events = talker.listen(Event, '/again/taolora/events')
+    record, there = excerpt(), ('-r', '__ns:=/again')
+    for start in (100 * SECOND, 200 * SECOND):
+        with NodeProcess(*there, streams='[ecg]') as node:
+            node.ready()
+            publisher = talker.publisher(Biosignal, '/again/ecg')
+            play(publisher, blocks(record.values[:15 * 360, 0], 360, start))
+            found = quiet(events)
+            assert len(found) > 8
+            assert all(start <= nanoseconds(e.header.stamp) < start + 16 * SECOND for e in found)
+            node.end(signal.SIGKILL)
+        events.clear()
+
+
+@pytest.mark.parametrize('parameters, wrong, right', [
+    ({'imu__model': 'nothing'}, "imu.model: 'nothing'", 'imu_falls'),
+    ({'imu__model': '/no/such.safetensors'}, "imu.model: '/no/such.safetensors'", 'no such file'),
+    ({'imu__hop': 0.0001}, 'imu.hop: 0.0001', '0.001 to 60 s'),
+    ({'imu__hop': 0.011}, 'imu.hop: 0.011 s', 'sample'),
+    ({'imu__event_threshold': 'high'}, "imu.event_threshold: 'high'", '0 to 1'),
+    ({'imu__type': 'sensor_msgs/Imuu'}, 'imu.type:', 'sensor_msgs/msg/Imu'),
+    ({'imu__type': 'std_msgs/Float32', 'imu__model': 'ecg_beats'}, 'imu.sample_rate: 0',
+     'must be given'),
+    ({'imu__topic': 'a b'}, 'imu.topic:', 'a b'),
+    ({'device': 'gpu'}, "device: 'gpu'", 'auto, cpu, cuda'),
+    ({'streams': '[imu, imu]'}, "streams: 'imu'", 'twice'),
+    ({'streams': '[emg]'}, 'emg.topic: not given', 'topic')])
+def test_failed_start_is_one_line_and_not_0(parameters, wrong, right):
+    with NodeProcess(**{'streams': '[imu]', **parameters}) as node:
+        assert node.process.wait(60) not in (0, None)
+        lines = node.output.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith('taolora: ') and wrong in lines[0] and right in lines[0]
+
+
+def test_missing_parameter_file_is_named():
+    with NodeProcess('--params-file', '/no/such.yaml') as node:
+        assert node.process.wait(60) == 1
+        assert '/no/such.yaml' in node.output and 'Traceback' not in node.output
+
+
+def test_misspelt_parameter_is_warned_about():
+    with NodeProcess(streams='[imu]', imu__event_treshold=0.4) as node:
+        node.ready()
+        assert 'imu.event_treshold: no such parameter, ignored; did you mean ' \
+               'imu.event_threshold?' in node.output

@@ -1,0 +1,172 @@
+"""The worker: several streams of one model in one engine call, faults kept to themselves."""
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from taolora_ros.conversions import Converter
+from taolora_ros.detector import Detector, Settings
+from taolora_ros.engine.interface import Scores
+from taolora_ros.features import feature_names
+from taolora_ros.samples import Samples
+from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+from taolora_ros.worker import WINDOWS, Feed, Worker, split
+
+SECOND = 1_000_000_000
+START = 1_000 * SECOND
+
+
+class RuleEngine:
+    """Calls a token an event when the last feature is large in it; remembers its calls."""
+
+    name, device = 'rule', 'cpu'
+
+    def __init__(self, spec, broken=False, seconds=0.0):
+        self.spec, self.broken, self.seconds, self.batches = spec, broken, seconds, []
+
+    def run(self, windows, gates):
+        if self.broken:
+            raise RuntimeError('the device is gone')
+        time.sleep(self.seconds)
+        spec, batch = self.spec, len(windows)
+        self.batches.append(batch)
+        patches = np.abs(windows[..., -1:]).reshape(batch, spec.tokens, -1).max(-1)
+        probability = np.zeros((batch, spec.tokens, len(spec.classes)), np.float32)
+        probability[..., 1] = patches > 0.5
+        probability[..., 0] = 1 - probability[..., 1]
+        return Scores(probability, np.full((batch, spec.tokens), 0.5, np.float32),
+                      np.zeros((batch, len(feature_names(spec))), np.float32))
+
+
+class Ready(Converter):
+    """Messages that already are samples."""
+
+    def one(self, message, arrival):
+        if message is None:
+            raise ValueError('nothing in it')
+        return message
+
+
+def recording(spec, seconds, events=()):
+    """Return faint noise with a pulse in every channel at each of ``events`` (s)."""
+    n = round(seconds * spec.rate)
+    values = 0.002 * np.random.default_rng().normal(size=(n, len(spec.channels)))
+    width, height = (10, 60.0) if spec.kind == 'imu' else (2, 5.0)
+    for event in events:
+        values[round(event * spec.rate):][:width] += height
+    return Samples.uniform(START, spec.rate, values)
+
+
+def make_feed(name, spec, engine, samples, size=25):
+    """Return a feed that delivers ``samples`` in messages of ``size``, all at once."""
+    waiting = [samples[i:i + size] for i in range(0, len(samples), size)]
+
+    def take():
+        messages, waiting[:] = list(waiting), []
+        return messages, [0] * len(messages), time.time_ns() if messages else 0
+    return Feed(name, take, Ready(spec), Detector(spec, engine, name=name), engine), waiting
+
+
+def run(feeds, report=None):
+    """Run the feeds until nothing is due; return (feed name, result) in order."""
+    results = []
+    worker = Worker(feeds, lambda feed, result, latency: results.append((feed.name, result)),
+                    report or pytest.fail, 0.01)
+    while worker.turn():
+        pass
+    return results
+
+
+@pytest.mark.parametrize('spec', [IMU_FALLS, ECG_BEATS])
+def test_worker_gives_what_the_detector_alone_gives(spec):
+    samples = recording(spec, 40, (12.3, 21.7, 30.1))
+    alone = Detector(spec, RuleEngine(spec), name='a').process(samples)
+    assert alone
+    feed, _ = make_feed('a', spec, RuleEngine(spec), samples)
+    assert [result for _, result in run([feed])] == alone
+
+
+def test_streams_of_one_model_share_engine_calls_and_keep_their_events():
+    engine = RuleEngine(IMU_FALLS)
+    times = {'a': (10.0,), 'b': (14.0, 22.0), 'c': ()}
+    feeds = [make_feed(name, IMU_FALLS, engine, recording(IMU_FALLS, 30, events))[0]
+             for name, events in times.items()]
+    results = run(feeds)
+    assert max(engine.batches) == 3 * WINDOWS
+    for name, events in times.items():
+        starts = [r for n, r in results if n == name and r.label == 'fall' and r.phase == 0]
+        assert len(starts) == len(events)
+        assert all(r.id.startswith(name) for r in starts)
+        for result, event in zip(starts, events):
+            assert abs((result.stamp_ns - START) / SECOND - event) < 0.2
+
+
+def test_streams_of_different_models_use_their_own_engines():
+    engines = RuleEngine(IMU_FALLS), RuleEngine(ECG_BEATS)
+    feeds = [make_feed(spec.kind, spec, engine, recording(spec, 20, (10.0,)))[0]
+             for spec, engine in zip((IMU_FALLS, ECG_BEATS), engines)]
+    assert {name for name, _ in run(feeds)} == {'imu', 'ecg'}
+    assert all(engine.batches for engine in engines)
+
+
+def test_a_broken_engine_or_message_is_counted_and_stops_nobody_else():
+    broken, _ = make_feed('broken', IMU_FALLS, RuleEngine(IMU_FALLS, broken=True),
+                          recording(IMU_FALLS, 20, (10.0,)))
+    healthy, waiting = make_feed('healthy', ECG_BEATS, RuleEngine(ECG_BEATS),
+                                 recording(ECG_BEATS, 20, (10.0,)))
+    waiting.insert(0, None)
+    reported = []
+    results = run([broken, healthy], lambda feed, error: reported.append((feed.name, str(error))))
+    assert {name for name, _ in results} == {'healthy'}
+    assert set(reported) == {('broken', 'the device is gone')}
+    assert broken.counts()['errors'] == len(reported)
+    assert broken.problem == 'RuntimeError: the device is gone'
+    assert healthy.counts() == Counter(unreadable=1) and healthy.problem == 'nothing in it'
+
+
+def test_samples_of_a_wrong_width_are_counted():
+    feed, waiting = make_feed('a', IMU_FALLS, RuleEngine(IMU_FALLS), recording(ECG_BEATS, 1))
+    count = sum(map(len, waiting))
+    run([feed])
+    assert feed.counts() == Counter(refused=count) and 'channels' in feed.problem
+
+
+def test_new_settings_hold_while_it_runs():
+    samples = recording(ECG_BEATS, 60, np.arange(5.0, 60.0))
+    feed, waiting = make_feed('a', ECG_BEATS, RuleEngine(ECG_BEATS), samples[:30 * 125])
+    before = run([feed])
+    assert len(before) > 20
+    settings = Settings.default(ECG_BEATS)
+    feed.apply(type(settings)(**{**settings.__dict__, 'hop': 1.0}))
+    assert feed.detector.settings.hop == 1.0
+    feed.engine.batches.clear()
+    waiting.append(samples[30 * 125:])
+    run([feed])
+    assert sum(feed.engine.batches) <= 31
+
+
+def test_nothing_waits_for_the_network():
+    engine = RuleEngine(IMU_FALLS, seconds=0.5)
+    feed, _ = make_feed('a', IMU_FALLS, engine, recording(IMU_FALLS, 60))
+    worker = Worker([feed], lambda *result: None, pytest.fail, 0.01)
+    worker.start()
+    try:
+        time.sleep(0.2)  # in the first engine call
+        began = time.monotonic()
+        feed.apply(feed.detector.settings)
+        feed.counts(), feed.gate_fraction(), feed.latency(0.99)
+        assert time.monotonic() - began < 0.1
+    finally:
+        worker.stop()
+    assert 'taolora-worker' not in [thread.name for thread in threading.enumerate()]
+
+
+def test_split_takes_the_same_rows_of_every_score():
+    rows = np.arange(12, dtype=np.float32)
+    scores = Scores(rows.reshape(6, 2, 1), rows.reshape(6, 2), rows.reshape(6, 2))
+    part = split(scores, 2, 5)
+    assert part.probability.shape == (3, 2, 1)
+    assert part.offset.tolist() == part.anomaly.tolist() == [[4, 5], [6, 7], [8, 9]]
