@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from taolora_ros import __version__
+
 BAD_INPUT = 2      # exit code for what the user can put right
 INTERRUPTED = 130  # as shells report SIGINT
 PIPE_WIDTH = 160   # characters
@@ -35,20 +37,37 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; ``args.run`` is the function to call."""
     parser = argparse.ArgumentParser(
         prog='taolora', description='Events and anomalies from IMU and biosignal recordings.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    parser.add_argument('--version', action='version', version=f'taolora {__version__}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND',
+                                     parser_class=_Command)
     for name, text, add, run in (
             ('demo', 'play recordings through the node over DDS, print the events', _add_demo,
              _demo),
             ('replay', 'play a bag or a recording, print the events', _add_replay, _replay),
             ('evaluate', 'score a model on annotated recordings', _add_evaluate, _evaluate),
-            ('train', 'train a full-precision network', _add_train, _train),
-            ('quantize', 'turn a trained network into an INT4 model with gated LoRA',
+            ('train', 'train a model and quantize it', _add_train, _train),
+            ('quantize', 'turn a full-precision model into INT4 with gated LoRA',
              _add_quantize, _quantize),
             ('info', 'show what is in a model file', _add_info, _info)):
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.',
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.tells_format = name in ('evaluate', 'train')
         add(command)
         command.set_defaults(run=run)
     return parser
+
+
+class _Command(argparse.ArgumentParser):
+    """A subcommand; where it matters its help ends with the format of recordings."""
+
+    tells_format = False
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        if self.tells_format:
+            from taolora_ros import recordings
+            self.epilog = recordings.__doc__
+        return super().format_help()
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +158,9 @@ def _replay(args: argparse.Namespace) -> int:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('kind', choices=('imu', 'ecg'))
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
-    parser.add_argument('--out', metavar='FILE', help='where the trained network goes')
+    parser.add_argument('--out', metavar='FILE',
+                        help='the INT4 model NAME.safetensors; full precision goes to '
+                             'NAME.fp32.safetensors beside it')
     parser.add_argument('--steps', type=int, help='optimiser steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))

@@ -11,13 +11,14 @@ The format (channel-first, delta-coded int16; differences wrap, so decoding is e
       is_fall    bool  [R]      the annotation: without it a file cannot be scored or trained on
       peak_index_derived int [R]   sample of the impact; without it the largest |acc| inside
       fall_start, fall_end int [R] (samples, -1 for none), or of the whole recording
-      name, code, label  str [R]   subject  str   trial  int [R]          all may be missing
+      name, code, label  str [R]   subject  str                          all may be missing
 
     ECG, one file per record
       sig_delta  int16 [leads,N]   gain float [leads] counts/mV   zero int [leads] counts
       fs         float             lead str [leads]               record str
-      beat_sample int [B]       the annotation, with beat_aami str [B] in N, S, V, F, Q
-      beat_symbol str [B]       '/' marks a paced beat; may be missing
+      beat_sample int [B]       the annotation, with one of
+      beat_aami  str [B]        N, S, V, F or Q, and
+      beat_symbol str [B]       as MIT-BIH writes beats, '/' being a paced one
       ann_sample, ann_symbol    '[' and ']' bound ventricular flutter; may be missing
       snr_db     float          set where noise was added on purpose
 """
@@ -32,6 +33,8 @@ from pathlib import Path
 import numpy as np
 
 KINDS = ('imu', 'ecg')
+AAMI = {symbol: group for group, symbols in (('N', 'NLRej'), ('S', 'AaJS'), ('V', 'VE'), ('F', 'F'))
+        for symbol in symbols}  # all other beats are Q
 PACED_SHARE = 0.1  # of unclassifiable beats, from which a record without symbols counts as paced
 
 
@@ -52,13 +55,11 @@ class Recording:
     rate: float
     values: np.ndarray
     stamps: np.ndarray | None = None
-    # IMU: is_fall is None when nothing is annotated
-    is_fall: bool | None = None
+    is_fall: bool | None = None  # IMU, from here on; None when nothing is annotated
     fall_time_s: float | None = None
     code: str = ''
     label: str = ''
-    # ECG: beat_times_s is None when nothing is annotated
-    leads: tuple[str, ...] = ()
+    leads: tuple[str, ...] = ()  # ECG, from here on
     beat_times_s: np.ndarray | None = None
     beat_aami: np.ndarray | None = None
     flutter_s: tuple[tuple[float, float], ...] = ()
@@ -76,17 +77,16 @@ class Recording:
         return self.is_fall is not None if self.kind == 'imu' else self.beat_times_s is not None
 
     def lead(self, preferred: str = 'MLII') -> int:
-        """Return the column of the ``preferred`` lead, or 0 when the record lacks it."""
+        """Return the column of the ``preferred`` lead, 0 when there is none."""
         return self.leads.index(preferred) if preferred in self.leads else 0
 
 
 def load_recordings(data: str | Path, kind: str, skipped: dict[str, str] | None = None
                     ) -> Iterator[Recording]:
-    """Yield every annotated recording of ``kind`` in the .npz files below ``data``.
+    """Yield every annotated recording of ``kind`` in the .npz files below ``data``, in path order.
 
-    Files are visited in the order of their paths; one file is in memory at a time. Files left
-    out are written to ``skipped`` (path: reason) when it is given. Raise ValueError when ``data``
-    is missing, holds no annotated recording of ``kind``, or a file cannot be decoded.
+    Files left out are written to ``skipped`` (path: reason). Raise ValueError when ``data`` is
+    missing, holds no annotated recording of ``kind``, or a file cannot be decoded.
     """
     for path in find_files(data, kind, skipped):
         yield from read_npz(path)
@@ -102,7 +102,7 @@ def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = Non
     data = Path(data)
     if not data.exists():
         raise ValueError(f'{data}: no such file or folder')
-    found = []
+    found: list[Path] = []
     for path in [data] if data.is_file() else sorted(data.rglob('*.npz')):
         reason = _unusable(path, kind)
         if reason is None:
@@ -132,10 +132,9 @@ def read_npz(path: str | Path) -> Iterator[Recording]:
 
 
 def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write IMU recordings of one subject and one rate to ``path`` in the format above.
+    """Write IMU recordings, all of one subject and one rate, to ``path`` in the format above.
 
-    Values are rounded to the finest int16 scale that holds them. Raise ValueError when rates or
-    subjects differ or there is no recording.
+    Values are rounded to the finest int16 scale that holds them; errors are ValueErrors.
     """
     recordings = list(recordings)
     if len({(r.rate, r.subject) for r in recordings}) != 1:
@@ -157,7 +156,7 @@ def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
 
 
 def save_ecg(path: str | Path, recording: Recording) -> None:
-    """Write one ECG record to ``path`` in the format above, rounded to the finest int16 scale."""
+    """Write one ECG record to ``path`` in the format above, rounded as for ``save_imu``."""
     delta, scale = _encode(recording.values.T)
     arrays = {'sig_delta': delta, 'gain': np.full(len(delta), 1 / scale),
               'zero': np.zeros(len(delta), np.int32), 'fs': recording.rate,
@@ -187,11 +186,12 @@ def _kind(keys: list[str]) -> str | None:
 def _unusable(path: Path, kind: str) -> str | None:
     """Return why ``path`` cannot be used for ``kind``, or None."""
     with _open(path) as data:
-        keys = data.files
-    if _kind(keys) != kind:
-        return f'holds {_kind(keys) or "no"} recordings'
-    missing = {'is_fall'} if kind == 'imu' else {'beat_sample', 'beat_aami'}
-    return 'no annotations' if missing - set(keys) else None
+        keys, holds = data.files, _kind(data.files)
+    if holds != kind:
+        return f'holds {holds or "no"} recordings'
+    annotated = ('is_fall' in keys if kind == 'imu' else
+                 'beat_sample' in keys and ('beat_aami' in keys or 'beat_symbol' in keys))
+    return None if annotated else 'no annotations'
 
 
 def _decode(path: Path, arrays: dict, key: str) -> np.ndarray:
@@ -217,7 +217,7 @@ def _imu(path: Path, arrays: dict) -> Iterator[Recording]:
     if acc.shape[0] != 3 or gyro.shape != acc.shape:
         raise ValueError(f'{path}: acc {acc.shape} and gyro {gyro.shape} must both be [3, N]')
     values = np.concatenate([acc, gyro]).T  # (N, 6)
-    offset = np.atleast_1d(arrays.get('offset', [0, len(values)])).astype(int)
+    offset = np.asarray(arrays.get('offset', [0, len(values)]), int)
     if offset[0] < 0 or offset[-1] > len(values) or (np.diff(offset) <= 0).any():
         raise ValueError(f'{path}: offset must rise from 0 to at most {len(values)}')
     columns = {key: _per_recording(path, arrays, key, len(offset) - 1)
@@ -234,8 +234,7 @@ def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.n
     is_fall = bool(row['is_fall']) if 'is_fall' in row else None
     peak = row.get('peak_index_derived', -1)
     if is_fall and not 0 <= peak < len(values):
-        first = max(int(row.get('fall_start', 0)), 0)
-        last = int(row.get('fall_end', -1))
+        first, last = max(int(row.get('fall_start', 0)), 0), int(row.get('fall_end', -1))
         peak = first + _peak(values[first:last + 1 if last > first else None])
     return Recording(
         name=str(row.get('name', f'{path.stem}-{index}')), kind='imu', rate=rate, values=values,
@@ -246,19 +245,22 @@ def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.n
 
 def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
     counts = _decode(path, arrays, 'sig_delta').astype(float)  # (leads, N)
-    leads = len(counts)
-    gain, zero = (np.broadcast_to(arrays.get(k, d), leads) for k, d in (('gain', 1), ('zero', 0)))
+    gain, zero = (np.broadcast_to(arrays.get(k, d), len(counts))
+                  for k, d in (('gain', 1), ('zero', 0)))
     rate = _rate(path, np.nan, arrays.get('fs', np.nan))
     record = Recording(
         name=str(arrays.get('record', path.stem)), subject=str(arrays.get('record', path.stem)),
         source=path.resolve().parent.name, kind='ecg', rate=rate,
         values=((counts - zero[:, None]) / gain[:, None]).T,
-        leads=tuple(str(name) for name in arrays.get('lead', [f'lead{i}' for i in range(leads)])),
+        leads=tuple(str(name) for name in arrays.get('lead', range(len(counts)))),
         snr_db=float(arrays['snr_db']) if 'snr_db' in arrays else None)
-    if 'beat_sample' in arrays and 'beat_aami' in arrays:
+    if 'beat_sample' in arrays and ('beat_aami' in arrays or 'beat_symbol' in arrays):
         record.beat_times_s = arrays['beat_sample'] / rate
-        record.beat_aami = _per_recording(path, arrays, 'beat_aami', len(record.beat_times_s))
-        record.paced = ('/' in arrays['beat_symbol'] if 'beat_symbol' in arrays
+        aami, symbols = (_per_recording(path, arrays, key, len(record.beat_times_s))
+                         for key in ('beat_aami', 'beat_symbol'))
+        record.beat_aami = (np.array([AAMI.get(str(s), 'Q') for s in symbols], 'U1')
+                            if aami is None else aami)
+        record.paced = ('/' in symbols if symbols is not None
                         else bool((record.beat_aami == 'Q').mean() > PACED_SHARE))
     if 'ann_symbol' in arrays and 'ann_sample' in arrays:
         record.flutter_s = _episodes(arrays['ann_symbol'], arrays['ann_sample'] / rate,
@@ -274,9 +276,9 @@ def _per_recording(path: Path, arrays: dict, key: str, count: int) -> np.ndarray
 
 
 def _rate(path: Path, *candidates: float) -> float:
-    for rate in candidates:
-        if np.isfinite(rate) and rate > 0:
-            return float(rate)
+    good = [float(rate) for rate in candidates if np.isfinite(rate) and rate > 0]
+    if good:
+        return good[0]
     raise ValueError(f'{path}: fs is {candidates[-1]}, it must be a positive rate in Hz')
 
 

@@ -1,24 +1,14 @@
 """The command line: quick help, one clear line and exit code 2 for bad input, no tracebacks."""
 
-import json
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-from taolora_ros import cli
-from taolora_ros.synthetic import write_dataset
+from taolora_ros import __version__, cli
 
 COMMANDS = ('demo', 'replay', 'evaluate', 'train', 'quantize', 'info')
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    write_dataset(folder, seed=7, subjects=2, records=2)
-    return folder
 
 
 def fails(capsys, *argv):
@@ -38,6 +28,21 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     assert time.monotonic() - started < 2.0
     for name in COMMANDS:
         assert name in cli.build_parser().format_help()
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, '--help'])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and f'usage: taolora {command}' in text
+    assert ('acc_delta  int16 [3,N]' in text) == (command in ('train', 'evaluate'))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(['--version'])
+    assert end.value.code == 0 and capsys.readouterr().out == f'taolora {__version__}\n'
 
 
 @pytest.mark.parametrize('argv', [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from taolora_ros.recordings import (
-    Recording, find_files, load_recordings, read_npz, save_ecg, save_imu)
+    AAMI, Recording, find_files, load_recordings, read_npz, save_ecg, save_imu)
 
 
 def delta(counts):
@@ -90,6 +90,23 @@ def test_ecg_in_millivolts_with_beats_and_lead_choice(tmp_path):
 def test_paced_beats_make_a_paced_record(tmp_path, symbols, paced):
     np.savez(tmp_path / '1.npz', **ecg_arrays(symbols)[1])
     assert next(read_npz(tmp_path / '1.npz')).paced == paced
+
+
+@pytest.mark.parametrize('missing', ['beat_aami', 'beat_symbol'])
+def test_beats_may_be_annotated_in_either_way(tmp_path, missing):
+    arrays = ecg_arrays('LaEF')[1]
+    aami = list('NSVF')
+    arrays['beat_aami'] = np.array(aami)
+    del arrays[missing]
+    np.savez(tmp_path / '1.npz', **arrays)
+    (record,) = load_recordings(tmp_path, 'ecg')
+    assert list(record.beat_aami) == aami and not record.paced
+
+
+def test_symbols_are_grouped_as_in_the_recordings_of_mit_bih(shared_data):
+    for path in sorted((shared_data / 'ecg' / 'mitdb').rglob('*.npz')):
+        arrays = dict(np.load(path))
+        assert [AAMI.get(s, 'Q') for s in arrays['beat_symbol']] == list(arrays['beat_aami'])
 
 
 def test_flutter_episodes_and_noise_are_told(tmp_path):
