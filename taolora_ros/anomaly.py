@@ -30,6 +30,8 @@ class AnomalyMonitor:
 
     def push(self, stamp_ns: int, scores: np.ndarray, threshold: float) -> list[Anomaly]:
         """Take the scores (F,) of the window that ends at ``stamp_ns``."""
+        if self._recent and stamp_ns == self._recent[-1][0]:
+            return []  # the last window of a segment may come twice
         if self._recent and stamp_ns < self._recent[-1][0]:
             self._recent.clear()  # the clock was set back
         self._recent.append((stamp_ns, np.asarray(scores, np.float64)))

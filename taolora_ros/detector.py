@@ -136,15 +136,15 @@ class Detector:
         windows = []
         while self._tracks and (limit is None or len(windows) < limit):
             track = self._tracks[0]
-            length, closed = len(track.segment), track.segment.closed
+            length = len(track.segment)
             end = track.next_end(self.spec, self._hop)
             if end <= length:
-                windows.append(self._window(track, end, closed and end == length))
-            elif not closed:
+                windows.append(self._window(track, end, False))
+            elif not track.segment.closed:
                 break
-            elif track.last:  # a segment shorter than half a window is left undecided
-                windows.append(self._window(track, length, True))
-            if closed and (end >= length):
+            else:  # a segment shorter than half a window is left undecided
+                if track.last:
+                    windows.append(self._window(track, length, True))
                 self._tracks.popleft()
         return windows
 

@@ -55,6 +55,12 @@ def test_only_the_last_minute_counts():
     assert monitor.scale[0] == pytest.approx(1.05)
 
 
+def test_a_window_that_comes_twice_is_told_once():
+    monitor = AnomalyMonitor(ECG_BEATS)
+    assert len(monitor.push(5 * SECOND, np.ones(1), 1.0)) == 1
+    assert monitor.push(5 * SECOND, np.ones(1), 1.0) == []
+
+
 def test_a_clock_set_back_starts_the_memory_again():
     monitor = AnomalyMonitor(ECG_BEATS)
     for stamp in [*range(100, 160), *range(10, 15)]:
