@@ -108,17 +108,13 @@ def test_colcon_builds_both_packages_from_the_root(source, tmp_path, option, ros
     if not colcon:
         pytest.skip('colcon is not installed')
     install = tmp_path / 'install'
-    prefixes = {name: os.pathsep.join(filter(None, [sys.prefix, os.environ.get(name)]))
-                for name in ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH')}
     command = [colcon, '--log-base', tmp_path / 'log', 'build', '--build-base', tmp_path / 'build',
                '--install-base', install, '--event-handlers', 'console_cohesion+']
-    cmake = ['--cmake-args', f'-DPython3_EXECUTABLE={sys.executable}', '-DBUILD_TESTING=OFF']
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
-    output = run(command + [option] * bool(option) + cmake, source, PATH=path, **prefixes)
+    output = run(command + [option] * bool(option), source)
     assert '2 packages finished' in output
 
     places = run(['bash', '-c', 'source install/setup.bash && "$0" -c "$1"', sys.executable,
-                  SHOW_PLACES], tmp_path, **prefixes)
+                  SHOW_PLACES], tmp_path)
     python, kernels, messages = [Path(line) for line in places.splitlines()[-3:]]
     assert install in messages.parents
     if option:

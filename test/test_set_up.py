@@ -1,4 +1,4 @@
-"""tools/set_up.py: what is done again and when; tools/sourced_ros.py: what is completed."""
+"""tools/set_up.py: what is done again and when; tools/ros_environment.py: what is completed."""
 
 import importlib.util
 import json
@@ -132,7 +132,7 @@ def test_include_paths_of_the_build_machine_are_rewritten(set_up, monkeypatch, t
 
 
 def test_missing_paths_are_put_first_and_present_ones_left():
-    complete = load('sourced_ros').complete
+    complete = load('ros_environment').complete
     recorded = {'paths': {'LD_LIBRARY_PATH': ['/a', '/b']}, 'values': {'ROS_DISTRO': 'humble'}}
     bare = complete({}, recorded)
     assert bare == {'LD_LIBRARY_PATH': '/a:/b', 'ROS_DISTRO': 'humble'}

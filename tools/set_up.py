@@ -7,7 +7,7 @@ ROS 2 environment that is sourced is used; otherwise ROS 2 comes as wheels. What
 stamped in .venv/set_up (logs lie there too), and only what changed is done again:
 
     step          done again when one of these changes
-    environment   the Python, the ROS 2, the place of the repository
+    environment   the Python, the ROS 2, the place of the repository, tools/ros_environment.py
     packages      the pins in requirements/
     messages      taolora_msgs/
     project       setup.py, setup.cfg
@@ -34,7 +34,8 @@ VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
 STATE = VENV / 'set_up'
 PURELIB = f'lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages'
-# What sourcing a ROS 2 environment sets and .venv has to remember.
+# What sourcing a ROS 2 environment sets and .venv remembers.
+ROS_VALUES = ('ROS_DISTRO', 'ROS_PYTHON_VERSION', 'ROS_VERSION')
 ROS_PATHS = ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'LD_LIBRARY_PATH', 'PATH', 'PYTHONPATH')
 
 
@@ -115,7 +116,8 @@ def depends_on(inputs):
     return attach
 
 
-@depends_on(lambda ros: {'ros': ros, 'python': sys.version, 'root': str(ROOT)})
+@depends_on(lambda ros: {'ros': ros, 'python': sys.version, 'root': str(ROOT),
+                        'code': digest(ROOT / 'tools' / 'ros_environment.py')})
 def environment(ros: str) -> None:
     """Make .venv for {ros}"""
     if sys.version_info < (3, 10):
@@ -131,19 +133,27 @@ def environment(ros: str) -> None:
         raise SetUpError('python3 -m venv failed: install it (Debian: python3-venv)')
     STATE.mkdir()
     if sourced:
-        remember_sourced_ros()
+        paths = {name: os.environ.get(name, '') for name in ROS_PATHS}
+        # Of the places of programs only those of ROS 2: the others are the user's to order.
+        prefixes = tuple(f'{prefix}/' for prefix in paths['AMENT_PREFIX_PATH'].split(os.pathsep))
+        paths['PATH'] = os.pathsep.join(
+            path for path in paths['PATH'].split(os.pathsep) if path.startswith(prefixes))
+        remember_environment(paths, {name: os.environ[name] for name in ROS_VALUES
+                                     if name in os.environ})
 
 
-def remember_sourced_ros() -> None:
-    """Let .venv's Python find the sourced ROS 2 where nothing is sourced."""
-    paths = {name: os.environ.get(name, '').split(os.pathsep) for name in ROS_PATHS}
-    paths['AMENT_PREFIX_PATH'].insert(0, str(VENV))
-    paths['LD_LIBRARY_PATH'].insert(0, str(VENV / 'lib'))
-    values = {name: value for name, value in os.environ.items() if name.startswith('ROS_')}
-    recorded = {'paths': {n: [p for p in ps if p] for n, ps in paths.items()}, 'values': values}
+def remember_environment(paths: dict[str, str], values: dict[str, str]) -> None:
+    """Let every Python of .venv have this environment, with .venv itself put first."""
+    own = {'AMENT_PREFIX_PATH': VENV, 'CMAKE_PREFIX_PATH': VENV, 'PATH': VENV / 'bin',
+           'LD_LIBRARY_PATH': VENV / 'lib'}
+    recorded = {'values': values, 'paths': {}}
+    for name in ROS_PATHS:
+        wanted = [str(own[name])] if name in own else []
+        recorded['paths'][name] = wanted + [p for p in paths.get(name, '').split(os.pathsep) if p]
     (STATE / 'ros.json').write_text(json.dumps(recorded, indent=1))
-    shutil.copy(ROOT / 'tools' / 'sourced_ros.py', VENV / PURELIB)
-    (VENV / PURELIB / 'sourced_ros.pth').write_text('import sourced_ros; sourced_ros.main()\n')
+    shutil.copy(ROOT / 'tools' / 'ros_environment.py', VENV / PURELIB)
+    (VENV / PURELIB / 'ros_environment.pth').write_text(
+        'import ros_environment; ros_environment.main()\n')
 
 
 @depends_on(lambda ros: digest(*requirements(ros)))
@@ -155,7 +165,11 @@ def packages(ros: str) -> None:
     chosen = STATE / 'pins.txt'
     chosen.write_text(pins)
     run('packages', [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check', '-r', chosen])
-    correct_exported_includes()
+    if ros.endswith('wheels'):
+        correct_exported_includes()
+        libraries = os.pathsep.join(map(str, sorted((VENV / PURELIB).glob('ros_*.libs'))))
+        remember_environment({'LD_LIBRARY_PATH': libraries},
+                             {'_ROS_WHEELS_BOOTSTRAP_COMPLETE': '1'})
 
 
 def torch_of_the_machine() -> bool:
@@ -197,16 +211,13 @@ def messages(ros: str) -> None:
                  VENV / 'share' / 'taolora_msgs']
     for folder in leftovers:
         shutil.rmtree(folder, ignore_errors=True)
-    prefixes = {name: os.pathsep.join(filter(None, [str(VENV), os.environ.get(name)]))
-                for name in ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH')}
-    path = os.pathsep.join([str(VENV / 'bin'), os.environ['PATH']])
     run('messages', [
         PYTHON, '-m', 'colcon', '--log-base', work / 'log', 'build',
         '--base-paths', 'taolora_msgs', '--packages-select', 'taolora_msgs',
         '--build-base', work, '--merge-install', '--install-base', VENV,
         '--event-handlers', 'console_direct+',
         '--cmake-args', f'-DPython3_EXECUTABLE={PYTHON}', '-DBUILD_TESTING=OFF',
-    ], PATH=path, **prefixes)
+    ])
     run('import', [PYTHON, '-c', 'import rclpy, taolora_msgs.msg'])
 
 
@@ -217,14 +228,13 @@ def project(ros: str) -> None:
                     '--no-build-isolation', '-e', ROOT])
 
 
-def run(name: str, command: list, **variables: str) -> None:
+def run(name: str, command: list) -> None:
     """Run a command into STATE/name.log; raise SetUpError with the log's end when it fails."""
     log = STATE / f'{name}.log'
     started = time.monotonic()
     with log.open('w') as output:
         process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=output,
-                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env={**os.environ, **variables})
+                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         while True:
             try:
                 status = process.wait(0.5)
