@@ -1,7 +1,7 @@
 """
 What tests share: a ROS 2 domain of their own, the recordings, and why a test is skipped.
 
-    ros          rclpy with the messages; skips where they are missing
+    ros          rclpy with the messages; skips where they are missing, but not in .venv
     shared_data  the folder of recordings; skips where there is none
     gpu          marker: skips without a CUDA device
 """
@@ -10,6 +10,7 @@ import fcntl
 import importlib
 import os
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def pytest_configure(config):
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
     else:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    config.ros_logs = tempfile.TemporaryDirectory(prefix='taolora_ros_log_')
+    os.environ['ROS_LOG_DIR'] = config.ros_logs.name
+
+
+def pytest_unconfigure(config):
+    """Remove the log files of the nodes that were started."""
+    config.ros_logs.cleanup()
 
 
 def pytest_report_header():
@@ -66,6 +74,8 @@ def ros():
         try:
             importlib.import_module(name)
         except ImportError as error:
+            if Path(sys.prefix) == ROOT / '.venv':
+                raise  # `make setup` promises them: missing there is a fault
             pytest.skip(f'{name} does not import ({error}): run `make setup`')
     return importlib.import_module('rclpy')
 
