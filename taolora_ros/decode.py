@@ -1,7 +1,7 @@
 """Events and anomalies, and what every decoder of the network's scores takes and shares.
 
-A decoder (beats.py, alarms.py) takes decided tokens in the order of time, at most one patch apart and possibly
-overlapping when windows follow each other more closely than a patch, and never looks back
+A decoder (beats.py, alarms.py) takes decided tokens in the order of time, at most one patch
+apart, overlapping when windows follow each other more closely than a patch. It never looks back
 further than a few tokens. Positions are in samples since the start of the segment.
 """
 

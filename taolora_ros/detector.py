@@ -197,11 +197,12 @@ class Detector:
 
     def _worth_reading(self) -> bool:
         """Tell whether the waiting samples could make a window due, or time is not even."""
-        if not self._tracks:
+        newest = self._stream.newest
+        if not self._tracks or newest is None:
             return True
-        track, newest = self._tracks[-1], int(self._waiting[-1].stamps[-1])
+        track = self._tracks[-1]
         due = track.segment.time_ns(track.next_end(self.spec, self._hop))
-        return len(self._tracks) > 1 or not track.segment.start_ns < newest < due
+        return not newest < self._waiting[-1].stamps[-1] < due
 
     def _read(self) -> None:
         """Turn the waiting samples into features and gate flags."""

@@ -128,15 +128,13 @@ def token_flags(spec: ModelSpec, flags: np.ndarray, first: int, end: int) -> np.
     """Return the gate (T,) of the window of ``spec.window`` samples that ends before ``end``.
 
     ``flags`` are those of patches ``first``, ``first + 1`` and on. A token is open when a patch
-    it overlaps is, and so are its neighbours; of a patch that ``end`` cuts, the one before
-    tells; before the segment's start all is closed.
+    it overlaps is, and so are its neighbours. Patches that ``end`` cuts and those before the
+    segment's start count as closed.
     """
     base, cut = divmod(end - spec.window, spec.patch)  # the patch in which the window begins
     before = max(-base, 0)
     known = flags[max(base - first, 0):max(end // spec.patch - first, 0)]
     patches = np.zeros(spec.tokens + 1, bool)
     patches[before:before + len(known)] = known
-    if len(known):
-        patches[before + len(known):] = known[-1]
     tokens = patches[:-1] | patches[1:] if cut else patches[:-1]
     return dilate(tokens, spec.gate.dilation)

@@ -111,6 +111,11 @@ class Stream:
         self._optional = np.flatnonzero(optional)
         self._limits = np.array([LIMITS.get(unit, LIMIT) for unit in spec.units])
 
+    @property
+    def newest(self) -> int | None:
+        """Return the newest stamp (ns) that was believed, None when nothing runs."""
+        return self._timeline.newest
+
     def check(self, samples: Samples) -> None:
         """Raise ValueError when samples have not the model's number of channels."""
         if samples.values.shape[1] != len(self.spec.channels):

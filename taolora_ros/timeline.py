@@ -59,9 +59,7 @@ class Timeline:
                 runs.append(Run(self._newest is None, stamps[i:j], values[i:j]))
                 self._newest = int(stamps[j - 1])
             elif -MAX_GAP <= ahead <= 0 and not self._extends(stamps[i]):
-                # One by one while something is held: a later sample might extend that.
-                stale = int(np.searchsorted(stamps[i:j], self._newest, 'right'))
-                j = i + (1 if self._held else stale)
+                j = i + int(np.searchsorted(stamps[i:j], self._newest, 'right'))
                 repeated = int(stamps[j - 1] == self._newest)
                 self.counts['repeated'] += repeated
                 self.counts['late'] += j - i - repeated

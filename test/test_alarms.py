@@ -90,6 +90,7 @@ def test_a_second_rise_within_the_refractory_time_is_the_same_fall():
 
 def test_no_alarm_starts_in_a_gap():
     assert decode(windows_of(bump((8, 9)), invalid=[(7.5, 9.5)])) == []
+    assert decode(windows_of(bump((8, 9)), invalid=[(7.5, 8.97)])) == [], 'nor from one'
 
 
 def test_the_end_of_the_segment_ends_an_alarm():

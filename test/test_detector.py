@@ -268,9 +268,11 @@ def test_a_threshold_is_the_one_of_the_window_not_of_the_moment():
     detector = Detector(IMU_FALLS, Peaks(IMU_FALLS))
     detector.push(recording(IMU_FALLS, 12.0, events=[6.0]))
     windows = detector.due()
-    detector.settings = dataclasses.replace(detector.settings, event_threshold=1.0)
+    detector.settings = dataclasses.replace(detector.settings, event_threshold=1.0,
+                                            anomaly_threshold=1e6)
     scores = detector.engine.run(np.stack([w.features for w in windows]), None)
-    assert len(found(detector.absorb(windows, scores))) == 1
+    results = detector.absorb(windows, scores)
+    assert len(found(results)) == 1 and any(isinstance(r, Anomaly) for r in results)
 
 
 def test_bad_settings_are_refused_and_the_old_ones_stay():
@@ -309,6 +311,47 @@ def test_tokens_of_a_batch_that_failed_are_decided_by_the_next():
             results += run(detector, None)
     assert failed >= 3
     assert len(found(results + detector.flush())) == 1
+
+
+def test_a_fall_ends_even_when_the_last_windows_of_its_segment_failed():
+    samples = recording(IMU_FALLS, 40, events=np.arange(15, 19, 0.2))
+    stamps = samples.stamps.copy()
+    stamps[1800:] += 30 * SECOND
+    detector = Detector(IMU_FALLS, Peaks(IMU_FALLS))
+    detector.push(Samples(stamps, samples.values))
+    windows = [window for window in detector.due() if not window.final]
+    scores = detector.engine.run(np.stack([w.features for w in windows]), None)
+    start, end = [e for e in detector.absorb(windows, scores) if isinstance(e, Event)][:2]
+    assert (start.phase, end.phase, start.id) == (START, END, end.id)
+    assert end.stop_ns < START_NS + 18.1 * SECOND
+
+
+@SPECS
+def test_a_new_segment_knows_nothing_of_the_one_before(spec):
+    samples, calm = recording(spec, 20, events=np.arange(1, 20, 0.7)), recording(spec, 20, seed=1)
+    later = Samples(calm.stamps + 60 * SECOND, calm.values)
+    both, alone = Detector(spec), Detector(spec)
+    for part in (samples, later):
+        both.push(part)
+    alone.push(later)
+    windows = [w for w in both.due() if w.start_ns > START_NS]
+    expected = alone.due()
+    assert len(windows) == len(expected)
+    for one, other in zip(windows, expected):
+        assert np.array_equal(one.features, other.features)
+        assert np.array_equal(one.gate, other.gate) and one.end == other.end
+
+
+def test_a_restart_is_noticed_while_samples_come_one_by_one():
+    detector, samples = Detector(IMU_FALLS), recording(IMU_FALLS, 20)
+    detector.push(samples)
+    detector.due()
+    for i in range(80):
+        detector.push(samples[i:i + 1])
+        windows = detector.due()
+        if windows:
+            break
+    assert windows[0].final and i < 60
 
 
 def test_anomalies_are_reported_on_full_windows_without_gaps():
@@ -384,3 +427,14 @@ def test_a_detector_can_go_on_after_a_flush():
         results += detector.process(part) + detector.flush()
     np.testing.assert_allclose(found(results), [5.0, 15.0], atol=0.03)
     assert detector.flush() == []
+
+
+def test_samples_may_follow_before_a_closed_segment_was_decided():
+    detector = Detector(IMU_FALLS, Peaks(IMU_FALLS))
+    samples = recording(IMU_FALLS, 20, events=[5.0, 15.0])
+    for part in (samples[:1000], samples[1000:]):
+        detector.push(part)
+        detector.close()
+    windows = detector.due()
+    scores = detector.engine.run(np.stack([w.features for w in windows]), None)
+    np.testing.assert_allclose(found(detector.absorb(windows, scores)), [5.0, 15.0], atol=0.03)

@@ -80,6 +80,13 @@ def test_a_bag_that_starts_again_restarts_the_stream():
     assert judge(stamps) == ([even(1000, 9000), even(1000, 4000)], {'restart': 1})
 
 
+def test_a_clock_set_back_that_catches_up_at_once_is_late():
+    stamps = even(1000, 2000) + [890, 1290, 2190] + even(2200, 3000)
+    for cuts in ((), range(1, len(stamps))):
+        assert judge(stamps, list(cuts)) == (
+            [even(1000, 2000) + [2190] + even(2200, 3000)], {'late': 2})
+
+
 def test_a_first_stamp_far_in_the_future_does_not_block_the_stream():
     segments, counts = judge([10**9] + even(1000, 4000))
     assert segments == [[10**9], even(1000, 4000)] and counts == {'restart': 1}
