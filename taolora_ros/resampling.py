@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BRIDGE = 250_000_000  # ns: a longer step between samples may be a gap ...
-PERIODS = 3           # ... and is one when it is also longer than this many mean periods
+from taolora_ros.timeline import GAP, is_gap
 
 
 class Resampler:
@@ -81,10 +80,10 @@ class Resampler:
         valid[:max(self._spoilt - first, 0)] = False
         steps = np.empty_like(stamps)
         steps[0], steps[1:] = stamps[0] - self._newest, stamps[1:] - stamps[:-1]
-        for i in np.flatnonzero(steps > BRIDGE):
+        for i in np.flatnonzero(steps > GAP):
             step, count = int(steps[i]), self._count + int(i)
             before = int(stamps[i]) - step - self.start  # ns that `count` samples took
-            if count > 1 and step * (count - 1) <= PERIODS * before:
+            if not is_gap(step, count, before):
                 continue
             self.gaps += 1
             begin, self._spoilt = int(times[i]), int(np.ceil(times[i + 1]))

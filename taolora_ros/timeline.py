@@ -1,10 +1,10 @@
 """Which samples belong to a stream's time: rules for stamps that repeat, step back or jump.
 
-A sample *follows* the newest one when its stamp is later by at most ``MAX_GAP``. What does not
-follow is either stale and dropped at once, or the first sign that time itself jumped: a gap, a
-clock that was set, a bag that starts again. The latter is held back as a *candidate* timeline
-until it has lasted ``CONFIRM``, so that a few wrong stamps cost a few samples and nothing else,
-and no sample after a real jump is lost.
+A sample *follows* the newest one when its stamp is later, but not by a gap. What does not follow
+is either stale and dropped at once, or the first sign that something happened to time: samples
+are missing, the clock was set, a bag starts again. The latter is held back as a *candidate*
+timeline until it has lasted ``CONFIRM``, so that a few wrong stamps cost a few samples and
+nothing else, and no sample after a real gap is lost.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+GAP = 250_000_000         # ns: a longer step between samples may be a gap ...
+GAP_PERIODS = 3           # ... and is one when it is also longer than this many mean periods
 MAX_GAP = 1_000_000_000   # ns: longer silence starts a new segment, nothing is interpolated
 CONFIRM = 500_000_000     # ns a new timeline must last before the old one is given up
+
+
+def is_gap(step: int, count: int, lasted: int) -> bool:
+    """Tell whether a step (ns) is a gap after ``count`` samples that ``lasted`` ns."""
+    return step > GAP and (count < 2 or step * (count - 1) > GAP_PERIODS * lasted)
 
 
 class Run(NamedTuple):
@@ -37,6 +44,8 @@ class Timeline:
     def __init__(self, counts: Counter):
         self.counts = counts
         self._newest = None  # ns, last stamp that was believed
+        self._first = 0      # ns, first stamp of the segment
+        self._count = 0      # samples of the segment
         self._held: list[tuple[np.ndarray, np.ndarray]] = []  # the candidate timeline
 
     @property
@@ -48,16 +57,16 @@ class Timeline:
         """Judge samples (n,), (n, C); return the runs that can be used now."""
         runs = []
         steps = stamps[1:] - stamps[:-1]
-        breaks = np.flatnonzero((steps <= 0) | (steps > MAX_GAP)) + 1
+        breaks = np.flatnonzero((steps <= 0) | (steps > GAP)) + 1
         breaks = np.append(breaks, len(stamps))
         i = 0
         while i < len(stamps):
             j = int(breaks[np.searchsorted(breaks, i, 'right')])  # samples i..j follow each other
             ahead = int(stamps[i]) - self._newest if self._newest is not None else 1
-            if 0 < ahead <= MAX_GAP:
+            if 0 < ahead <= MAX_GAP and not is_gap(ahead, self._count,
+                                                   (self._newest or 0) - self._first):
                 self._drop_held()
-                runs.append(Run(self._newest is None, stamps[i:j], values[i:j]))
-                self._newest = int(stamps[j - 1])
+                runs.append(self._believe(Run(self._newest is None, stamps[i:j], values[i:j])))
             elif -MAX_GAP <= ahead <= 0 and not self._extends(stamps[i]):
                 j = i + int(np.searchsorted(stamps[i:j], self._newest, 'right'))
                 repeated = int(stamps[j - 1] == self._newest)
@@ -100,13 +109,21 @@ class Timeline:
         return bool(self._held) and int(self._held[0][0][0]) > self._newest
 
     def _switch(self) -> Run:
-        """Make the candidate the timeline."""
-        self.counts['gap_restart' if self._held_ahead() else 'restart'] += 1
+        """Make the candidate the timeline, or what follows on it after a short gap."""
+        fresh = not 0 < int(self._held[0][0][0]) - self._newest <= MAX_GAP
+        if fresh:
+            self.counts['gap_restart' if self._held_ahead() else 'restart'] += 1
         stamps = np.concatenate([s for s, _ in self._held])
         values = np.concatenate([v for _, v in self._held])
         self._held = []
-        self._newest = int(stamps[-1])
-        return Run(True, stamps, values)
+        return self._believe(Run(fresh, stamps, values))
+
+    def _believe(self, run: Run) -> Run:
+        """Let time go on with ``run``."""
+        if run.fresh:
+            self._first, self._count = int(run.stamps[0]), 0
+        self._newest, self._count = int(run.stamps[-1]), self._count + len(run.stamps)
+        return run
 
     def _drop_held(self) -> None:
         if self._held:

@@ -1,6 +1,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from taolora_ros.timeline import Timeline
@@ -48,6 +49,20 @@ def test_a_late_burst_ends_where_time_goes_on():
 def test_one_sample_far_ahead_is_dropped():
     stamps = even(1000, 2000) + [900_000] + even(2000, 3000)
     assert judge(stamps) == ([even(1000, 3000)], {'jump': 1})
+
+
+@pytest.mark.parametrize('ahead', [300, 500, 990, 1010])
+def test_one_sample_a_little_ahead_is_dropped_and_time_goes_on(ahead):
+    stamps = even(1000, 2000) + [1990 + ahead] + even(2000, 3000)
+    assert judge(stamps) == ([even(1000, 3000)], {'jump': 1})
+
+
+def test_a_slow_source_has_steps_not_gaps():
+    stamps = even(1000, 20_000, 400)
+    assert judge(stamps) == ([stamps], {})
+    timeline = Timeline(Counter())
+    runs = [timeline.push(np.array([t]) * MS, np.zeros((1, 1))) for t in stamps]
+    assert all(len(run) == 1 for run in runs[4:]), 'nothing is held back once the rate is known'
 
 
 def test_a_message_of_samples_far_ahead_is_dropped():
