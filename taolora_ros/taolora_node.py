@@ -102,7 +102,7 @@ class TaoloraNode(Node):
             return None
         value = list(value) if p.kind is list else value
         descriptor = ParameterDescriptor(description=p.meaning, read_only=not p.dynamic,
-                                         additional_constraints=p.allowed)
+                                         additional_constraints=', '.join(p.choices))
         if p.kind is float:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=p.low, to_value=p.high, step=0.0)]

@@ -34,11 +34,10 @@ def test_demo_finds_what_is_annotated():
         assert found >= share * annotated and false <= (1 - share) * annotated
 
 
-@pytest.mark.parametrize('argument, reason', [
-    ('imu.model:=nothing', "imu.model: 'nothing'"),
-    ('streams:=[imu]', '0 events arrived')])
-def test_demo_without_events_fails_and_says_why(argument, reason):
-    extra = ['-p', 'imu.event_threshold:=1.0'] if 'streams' in argument else []
-    done = demo('-p', argument, *extra)
+@pytest.mark.parametrize('arguments, reason', [
+    (('-p', 'imu.model:=nothing'), "imu.model: 'nothing'"),
+    (('-p', 'imu.event_threshold:=1.0', '-p', 'ecg.event_threshold:=1.0'), '0 events arrived')])
+def test_demo_without_events_fails_and_says_why(arguments, reason):
+    done = demo(*arguments)
     assert done.returncode == 1
     assert reason in done.stdout and 'Traceback' not in done.stdout + done.stderr

@@ -13,9 +13,14 @@ from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 from running_node import Talker, wait_for  # noqa: E402
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from taolora_msgs.msg import ModelInfo  # noqa: E402
 
+try:
+    get_package_prefix('taolora_ros')
+except PackageNotFoundError:
+    pytest.skip('taolora_ros is not built with colcon and sourced', allow_module_level=True)
 LAUNCH = Path(__file__).parents[1] / 'launch' / 'taolora.launch.py'
 
 
