@@ -68,7 +68,9 @@ class Timeline:
                 self._drop_held()
                 runs.append(self._believe(Run(self._newest is None, stamps[i:j], values[i:j])))
             elif -MAX_GAP <= ahead <= 0 and not self._extends(stamps[i]):
-                j = i + int(np.searchsorted(stamps[i:j], self._newest, 'right'))
+                # One by one while something is held: a later one of these may extend that.
+                stale = int(np.searchsorted(stamps[i:j], self._newest, 'right'))
+                j = i + (1 if self._held else stale)
                 repeated = int(stamps[j - 1] == self._newest)
                 self.counts['repeated'] += repeated
                 self.counts['late'] += j - i - repeated
