@@ -43,7 +43,7 @@ def restored(talker):
              for name in ('event_threshold', 'hop', 'delay', 'gate')]
     before = dict(zip(names, talker.get(*names)))
     yield before
-    talker.set(**before)
+    assert talker.set_together(**before).successful
 
 
 def blocks(values, rate, start, size=36, unit='mV', first=0):
@@ -206,6 +206,7 @@ def test_whole_number_is_good_enough_for_a_threshold(node, talker, restored):
 @pytest.mark.parametrize('change, reason', [
     ({'imu__event_threshold': 1.5}, 'imu.event_threshold'),
     ({'imu__hop': 0.011}, 'imu.hop: 0.011 s'),
+    ({'imu__hop': 4.0}, 'together are longer than a window'),
     ({'imu__gate': 'ajar'}, "imu.gate: 'ajar' is not one of: auto, open, closed"),
     ({'imu__topic': 'elsewhere'}, 'read-only'),
     ({'imu__model': 'other'}, 'read-only'),
@@ -222,6 +223,11 @@ def test_of_parameters_set_together_all_or_none_hold(node, talker, restored):
     result = talker.set_together(ecg__event_threshold=0.9, imu__gate='open', imu__hop=0.011)
     assert not result.successful and 'imu.hop: 0.011 s' in result.reason
     assert talker.get(*restored) == list(restored.values())
+
+
+def test_what_is_right_only_together_can_be_set_together(node, talker, restored):
+    assert talker.set_together(imu__hop=4.0, imu__delay=0.5).successful
+    assert talker.get('imu.hop', 'imu.delay') == [4.0, 0.5]
 
 
 # services and feedback
@@ -262,6 +268,18 @@ def test_headerless_numbers_are_stamped_by_arrival_and_warned_about_once(talker)
         wait_for(lambda: status(talker, 'emg')[2]['messages'] == '600', 20)
         counts = status(talker, 'emg')[2]
         assert not [name for name in counts if name.startswith('count.')]
+
+
+def test_simulated_time_that_stands_still_holds_nothing_up(talker):
+    with NodeProcess('-r', '__ns:=/sim', streams='[heart]', use_sim_time='true',
+                     heart__topic='ecg', heart__type='taolora_msgs/msg/Biosignal',
+                     heart__model='ecg_beats') as node:
+        node.ready()
+        events = talker.listen(Event, '/sim/taolora/events')
+        publisher = talker.publisher(Biosignal, '/sim/ecg')
+        play(publisher, blocks(excerpt().values[:15 * 360, 0], 360, 100 * SECOND))
+        assert all(nanoseconds(e.header.stamp) < 116 * SECOND for e in quiet(events, 9))
+        assert int(status(talker, 'heart', 2)[2]['messages']) > 100
 
 
 def test_reliable_subscription_can_be_asked_for(talker):

@@ -19,7 +19,7 @@ SECOND = 1_000_000_000
 START = 1_000 * SECOND
 
 
-class RuleEngine:
+class SpikeEngine:
     """Calls a token an event when the last feature is large in it; remembers its calls."""
 
     name, device = 'rule', 'cpu'
@@ -83,14 +83,14 @@ def run(feeds, report=None):
 @pytest.mark.parametrize('spec', [IMU_FALLS, ECG_BEATS])
 def test_worker_gives_what_the_detector_alone_gives(spec):
     samples = recording(spec, 40, (12.3, 21.7, 30.1))
-    alone = Detector(spec, RuleEngine(spec), name='a').process(samples)
+    alone = Detector(spec, SpikeEngine(spec), name='a').process(samples)
     assert alone
-    feed, _ = make_feed('a', spec, RuleEngine(spec), samples)
+    feed, _ = make_feed('a', spec, SpikeEngine(spec), samples)
     assert [result for _, result in run([feed])] == alone
 
 
 def test_streams_of_one_model_share_engine_calls_and_keep_their_events():
-    engine = RuleEngine(IMU_FALLS)
+    engine = SpikeEngine(IMU_FALLS)
     times = {'a': (10.0,), 'b': (14.0, 22.0), 'c': ()}
     feeds = [make_feed(name, IMU_FALLS, engine, recording(IMU_FALLS, 30, events))[0]
              for name, events in times.items()]
@@ -105,7 +105,7 @@ def test_streams_of_one_model_share_engine_calls_and_keep_their_events():
 
 
 def test_streams_of_different_models_use_their_own_engines():
-    engines = RuleEngine(IMU_FALLS), RuleEngine(ECG_BEATS)
+    engines = SpikeEngine(IMU_FALLS), SpikeEngine(ECG_BEATS)
     feeds = [make_feed(spec.kind, spec, engine, recording(spec, 20, (10.0,)))[0]
              for spec, engine in zip((IMU_FALLS, ECG_BEATS), engines)]
     assert {name for name, _ in run(feeds)} == {'imu', 'ecg'}
@@ -113,9 +113,9 @@ def test_streams_of_different_models_use_their_own_engines():
 
 
 def test_a_broken_engine_or_message_is_counted_and_stops_nobody_else():
-    broken, _ = make_feed('broken', IMU_FALLS, RuleEngine(IMU_FALLS, broken=True),
+    broken, _ = make_feed('broken', IMU_FALLS, SpikeEngine(IMU_FALLS, broken=True),
                           recording(IMU_FALLS, 20, (10.0,)))
-    healthy, waiting = make_feed('healthy', ECG_BEATS, RuleEngine(ECG_BEATS),
+    healthy, waiting = make_feed('healthy', ECG_BEATS, SpikeEngine(ECG_BEATS),
                                  recording(ECG_BEATS, 20, (10.0,)))
     waiting.insert(0, None)
     reported = []
@@ -128,7 +128,7 @@ def test_a_broken_engine_or_message_is_counted_and_stops_nobody_else():
 
 
 def test_samples_of_a_wrong_width_are_counted():
-    feed, waiting = make_feed('a', IMU_FALLS, RuleEngine(IMU_FALLS), recording(ECG_BEATS, 1))
+    feed, waiting = make_feed('a', IMU_FALLS, SpikeEngine(IMU_FALLS), recording(ECG_BEATS, 1))
     count = sum(map(len, waiting))
     run([feed])
     assert feed.counts() == Counter(refused=count) and 'channels' in feed.problem
@@ -136,7 +136,7 @@ def test_samples_of_a_wrong_width_are_counted():
 
 def test_new_settings_hold_while_it_runs():
     samples = recording(ECG_BEATS, 60, np.arange(5.0, 60.0))
-    feed, waiting = make_feed('a', ECG_BEATS, RuleEngine(ECG_BEATS), samples[:30 * 125])
+    feed, waiting = make_feed('a', ECG_BEATS, SpikeEngine(ECG_BEATS), samples[:30 * 125])
     before = run([feed])
     assert len(before) > 20
     settings = Settings.default(ECG_BEATS)
@@ -149,7 +149,7 @@ def test_new_settings_hold_while_it_runs():
 
 
 def test_nothing_waits_for_the_network():
-    engine = RuleEngine(IMU_FALLS, seconds=0.5)
+    engine = SpikeEngine(IMU_FALLS, seconds=0.5)
     feed, _ = make_feed('a', IMU_FALLS, engine, recording(IMU_FALLS, 60))
     worker = Worker([feed], lambda *result: None, pytest.fail, 0.01)
     worker.start()
