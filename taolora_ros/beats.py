@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 
 from taolora_ros.decode import SEVERITIES, START, WARNING, Decoder, Event, Tokens, biased
-from taolora_ros.spec import ModelSpec
+from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 
 PEAK_REACH = 0.19  # s: no two heart beats are closer; the strongest in reach is the beat
 EVIDENCE = 0.05    # probability below which a token is no candidate for a beat
@@ -18,9 +18,9 @@ RATE_BEATS = 8     # intervals whose median is the heart rate
 class BeatDecoder(Decoder):
     """One event for each heart beat: ``labels[1]`` (veb) when ventricular, else ``labels[0]``.
 
-    Every token spreads its probability of holding a beat onto the position its offset points
-    to, shared with the tokens that cover that position too: what neighbours say of a beat on
-    their border adds up, and denser tokens do not count more. The strongest position within
+    Every token that sees a beat points to a position, a little beyond its own patch too. Tokens
+    that point to one place are one candidate; its score is the mean of what the tokens say in
+    whose patch it lies, so that denser tokens do not count more. The strongest candidate within
     ``PEAK_REACH`` is the beat.
     """
 
@@ -45,9 +45,10 @@ class BeatDecoder(Decoder):
         """Take the next tokens; return the beats that are certain now."""
         self._context = tokens
         beat = np.where(tokens.valid, 1.0 - tokens.probability[:, 0], 0.0)
-        shift = (np.clip(tokens.offset, 0.0, 1.0 - 1e-6) - 0.5) * self.spec.patch
+        offset = np.clip(tokens.offset, -OFFSET_MARGIN, 1.0 + OFFSET_MARGIN)
+        position = tokens.centre + (offset - 0.5) * self.spec.patch
         rows = np.stack([
-            tokens.centre, tokens.centre + shift, beat, tokens.probability[:, self._ventricular],
+            tokens.centre, position, beat, tokens.probability[:, self._ventricular],
             tokens.gate, tokens.valid], axis=1)  # (n, 6) float64
         self._breaks.extend(tokens.centre[~tokens.valid].tolist())
         self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
@@ -60,33 +61,32 @@ class BeatDecoder(Decoder):
         patch, rate = self.spec.patch, self.spec.rate
         reach = PEAK_REACH * rate
         limit = known - reach - 2 * patch  # rivals in reach are complete, their parts too
-        centre, position, beat = self._rows[:, :3].T
-        share = beat / _coverage(centre, position, patch)
+        centre, position, beat, ventricular = self._rows[:, :4].T
         near = np.flatnonzero(beat >= EVIDENCE)  # candidates
+        events = []
         if near.size and limit > self._judged:
-            same = np.abs(position[near][:, None] - position[near]) <= patch / 2  # (c, c)
-            total = same @ share[near]
-            place = same @ (share[near] * position[near]) / total
-            veb = same @ (share[near] / beat[near] * self._rows[near, 3]) / total
-            events = self._pick(place, total, share[near], veb, limit, reach)
-        else:
-            events = []
+            own, position = beat[near], position[near]
+            same = np.abs(position[:, None] - position) <= patch / 2  # (c, c)
+            total = same @ own
+            place = same @ (own * position) / total
+            events = self._pick(place, _said_there(centre, beat, place, own, patch), own,
+                                same @ ventricular[near] / total, limit, reach)
         self._judged = max(self._judged, limit)
         if np.isfinite(known):
             self._rows = self._rows[centre > self._judged - reach - 3 * patch]
         return events
 
-    def _pick(self, place, total, share, veb, limit, reach) -> list[Event]:
+    def _pick(self, place, said, own, veb, limit, reach) -> list[Event]:
         """Return events for the candidates that are due and the strongest in their reach."""
         events = []
         rank = np.empty(len(place))
-        rank[np.lexsort((-place, share, np.round(total, 6)))] = np.arange(len(place))
+        rank[np.lexsort((-place, own, np.round(said, 6)))] = np.arange(len(place))
         order = np.argsort(place, kind='stable')
         due = order[(place[order] > self._judged) & (place[order] <= limit)]
         refractory = max(self._context.refractory * self.spec.rate, self.spec.patch)
         reach = min(reach, refractory)
         for i in due:
-            score = biased(total[i], self._bias[0])
+            score = biased(said[i], self._bias[0])
             if score < self._context.event_threshold:
                 continue
             if (rank[np.abs(place - place[i]) <= reach] > rank[i]).any():
@@ -119,8 +119,12 @@ class BeatDecoder(Decoder):
             float(self._rows[around, 4].mean()), values)
 
 
-def _coverage(centre: np.ndarray, position: np.ndarray, patch: int) -> np.ndarray:
-    """Return how many of the tokens cover each position, (n,), at least 1."""
-    low = np.searchsorted(centre, position - patch / 2, 'right')
-    high = np.searchsorted(centre, position + patch / 2, 'right')
-    return np.maximum(high - low, 1)
+def _said_there(centre, beat, place, own, patch) -> np.ndarray:
+    """Return the mean of ``beat`` over the tokens in whose patch each place lies, (c,).
+
+    ``own`` is what holds where there is no such token, at the ends of a segment.
+    """
+    low = np.searchsorted(centre, place - patch / 2, 'right')
+    high = np.searchsorted(centre, place + patch / 2, 'right')
+    sums = np.concatenate([[0.0], np.cumsum(beat)])
+    return np.where(high > low, (sums[high] - sums[low]) / np.maximum(high - low, 1), own)

@@ -57,8 +57,9 @@ class Tokens:
     """Decided tokens of one window and the thresholds in force: n of them, in time order.
 
     ``centre`` (n,) in samples since ``start_ns``, the segment's start; ``probability`` (n, K),
-    ``offset`` (n,) in [0, 1), ``gate`` (n,) and ``valid`` (n,) bool. ``magnitude`` (L,) is the
-    norm of acceleration in g of the whole window, which ends before sample ``end``.
+    ``offset`` (n,) in patches from a token's start, ``gate`` (n,) and ``valid`` (n,) bool.
+    ``magnitude`` (L,) is the norm of acceleration in g of the whole window, which ends before
+    sample ``end``.
     """
 
     start_ns: int

@@ -124,6 +124,8 @@ class Detector:
         self._stream.check(samples)
         if len(samples) == 0:
             return
+        if len(samples) < WAITING:  # it may wait, and its owner may use the arrays again
+            samples = Samples(samples.stamps.copy(), samples.values.copy())
         self._waiting.append(samples)
         self._waiting_count += len(samples)
         if self._waiting_count >= WAITING:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+OFFSET_MARGIN = 0.25  # patches: how far beyond both edges of its own patch a token may see a beat
+
 
 @dataclass(frozen=True)
 class GateSpec:

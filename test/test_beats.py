@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import INFO, START, WARNING, Tokens
-from taolora_ros.spec import ECG_BEATS
+from taolora_ros.spec import ECG_BEATS, OFFSET_MARGIN
 
 RATE, PATCH = ECG_BEATS.rate, ECG_BEATS.patch
 START_NS = 1_700_000_000_000_000_000
@@ -16,7 +16,8 @@ def tokens_of(beats, seconds, centre=None, noise=0.0, seed=0, invalid=(), thresh
               refractory=0.19, blur=0.5):
     """Return what a good network would say of ``beats``, pairs of time (s) and class name.
 
-    A beat within ``blur`` samples of a token's border shows in both tokens.
+    A beat up to a margin beyond a token's patch shows in that token too, less and less within
+    ``blur`` samples of the margin's edge.
     """
     rng = np.random.default_rng(seed)
     if centre is None:
@@ -26,11 +27,12 @@ def tokens_of(beats, seconds, centre=None, noise=0.0, seed=0, invalid=(), thresh
     offset = rng.random(len(centre)).astype(np.float32)
     for time, name in beats:
         at = time * RATE - (centre - PATCH / 2)  # from each token's start
-        share = np.clip(np.minimum(at + blur, PATCH + blur - at) / (2 * blur), 0, 1)
+        inside = np.minimum(at, PATCH - at) + OFFSET_MARGIN * PATCH  # samples from the edge
+        share = np.clip((inside + blur) / (2 * blur), 0, 1)
         for i in np.flatnonzero(share > 0):
             probability[i] = 0
             probability[i, ECG_BEATS.classes.index(name)] = share[i] * 0.97
-            offset[i] = np.clip(at[i] / PATCH, 0, 0.999)
+            offset[i] = at[i] / PATCH
     probability[:, 0] = 1 - probability[:, 1:].sum(1)
     valid = np.ones(len(centre), bool)
     for begin, end in invalid:

@@ -438,3 +438,27 @@ def test_samples_may_follow_before_a_closed_segment_was_decided():
     windows = detector.due()
     scores = detector.engine.run(np.stack([w.features for w in windows]), None)
     np.testing.assert_allclose(found(detector.absorb(windows, scores)), [5.0, 15.0], atol=0.03)
+
+
+def test_the_caller_may_reuse_its_arrays():
+    samples = recording(IMU_FALLS, 12, events=[6.0])
+    detector, results = Detector(IMU_FALLS, Peaks(IMU_FALLS), name='one'), []
+    stamps, values = np.zeros(1, np.int64), np.zeros((1, 6))
+    for i in range(len(samples)):
+        stamps[:], values[:] = samples.stamps[i], samples.values[i]
+        results += detector.process(Samples(stamps, values))
+    assert results + detector.flush() == detect(IMU_FALLS, samples)[0]
+
+
+@SPECS
+def test_heavy_trouble_is_survived(spec):
+    """A third of the samples is unusable and the rest is out of order in pairs."""
+    clean = recording(spec, 30, 400.0, [8.0, 17.0, 26.0])
+    stamps, values = clean.stamps.copy(), clean.values.copy()
+    rng = np.random.default_rng(8)
+    values[rng.random(len(values)) < 0.2] = np.nan
+    stamps[rng.random(len(values)) < 0.15] = 0
+    order = np.arange(len(stamps)).reshape(-1, 2)[:, ::-1].ravel()
+    results, counts = detect(spec, Samples(stamps[order], values[order]))
+    np.testing.assert_allclose(found(results), [8.0, 17.0, 26.0], atol=0.04)
+    assert set(counts) == {'nonfinite', 'invalid_stamp', 'late'}
