@@ -33,7 +33,8 @@ ECG = 'config/demo/mitdb_119_excerpt.npz'
 BLOCK = 36              # ECG samples in one message: ten messages a second
 FALL_WINDOW = (-2.0, 4.0)  # s around an annotated fall in which an alarm finds it
 START_UP = 60.0         # s the node may take to be ready
-SILENCE = 3.0           # s without an event after which the last one has come
+SILENCE = 2.0           # s without a message read or an event after which all is done
+PATIENCE = 30.0         # s to wait for that, on a machine that cannot keep up
 STYLES = ('', 'yellow', 'bold red')  # by severity
 COLUMNS = f'{"time s":>8}  {"stream":<7}{"event":<7}{"phase":<8}{"score":>6}  values'
 PHASES = ('start', 'ongoing', 'end')
@@ -112,11 +113,16 @@ def _stop(node: subprocess.Popen) -> int:
 def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console) -> list:
     """Publish both recordings and print what comes back; return the events."""
     import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Imu
     from taolora_msgs.msg import Biosignal, Event
     start = time.time_ns() - round(ecg.duration_s * NANOSECONDS)
-    events = []
+    events, read = [], {}
+
+    def count(array):
+        for status in array.status:
+            read[status.name] = [v.value for v in status.values if v.key == 'messages']
 
     def hear(event):
         if not events:
@@ -130,6 +136,7 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(player)
     player.create_subscription(Event, '/taolora/events', hear, 1000)
+    player.create_subscription(DiagnosticArray, '/diagnostics', count, 10)
     publishers = {Imu: player.create_publisher(Imu, '/imu/data', 4000),
                   Biosignal: player.create_publisher(Biosignal, '/ecg', 1000)}
     thread = threading.Thread(target=executor.spin, daemon=True)
@@ -139,9 +146,9 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
                       and all(p.get_subscription_count() for p in publishers.values()))
         if ready:
             _publish(node, publishers, _messages(ecg, scene, start))
-            count = -1
-            while count != len(events) and node.poll() is None:
-                count = len(events)
+            last, end = None, time.monotonic() + PATIENCE
+            while last != (state := (len(events), str(read))) and time.monotonic() < end:
+                last = state
                 time.sleep(SILENCE)
     finally:
         executor.shutdown()

@@ -147,8 +147,13 @@ class TaoloraNode(Node):
 
     def _load(self, path, engine_name: str, device: str):
         """Return the model in a file and its engine, the same for all streams that use it."""
-        from taolora_ros.engine import make_engine  # torch: seconds, so only when it is needed
+        import torch  # takes seconds, so only when it is needed
+
+        from taolora_ros.engine import make_engine
         from taolora_ros.model_file import load_model
+        # Windows are small, and threads that wait for each other on busy cores make them 5 to 30
+        # times slower than one thread is.
+        torch.set_num_threads(1)
         if path not in self._engines:
             model = load_model(path)
             engine = make_engine(model, engine_name, device)
