@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,13 +147,14 @@ def test_missing_paths_are_put_first_and_present_ones_left():
     {},
     # What the wheels' own start-up would take for done.
     {'_ROS_WHEELS_BOOTSTRAP_COMPLETE': '1', 'LD_LIBRARY_PATH': '/somewhere/else'},
-], ids=['nothing set', 'left by another environment'])
+    {**os.environ, 'LD_LIBRARY_PATH': ''},
+], ids=['nothing set', 'left by another environment', 'child with its paths taken away'])
 def test_python_of_the_environment_needs_nothing_sourced(environment, ros, tmp_path):
     if Path(sys.prefix) != ROOT / '.venv':
         pytest.skip(f'{sys.prefix} is not what `make setup` makes')
     command = ('import rclpy, taolora_msgs.msg, os; rclpy.init(); '
                'print(os.environ["AMENT_PREFIX_PATH"])')
-    done = subprocess.run([sys.executable, '-c', command], env={**environment, 'HOME': str(tmp_path)},
-                          text=True, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', command], text=True, capture_output=True,
+                          timeout=60, env={**environment, 'HOME': str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(sys.prefix)

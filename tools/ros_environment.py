@@ -30,11 +30,13 @@ def complete(environment: dict, recorded: dict) -> dict:
 
 def main() -> None:
     """Complete this process's environment; execute Python again if that is too late."""
+    # Only what execve() begins sees this: it ends it should something take the variables away at
+    # every start, and processes that this one starts decide for themselves.
+    again = os.environ.pop(GUARD, None) == sys.prefix
     with open(os.path.join(sys.prefix, 'set_up', 'ros.json')) as file:
         new = complete(dict(os.environ), json.load(file))
     late = any(new.get(name) != os.environ.get(name) for name in READ_AT_START)
-    # The guard ends it should something take the variables away at every start.
-    if late and os.environ.get(GUARD) != sys.prefix:
+    if late and not again:
         new[GUARD] = sys.prefix
         os.execve(sys.executable, sys.orig_argv, new)
     os.environ.update(new)

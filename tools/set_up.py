@@ -7,8 +7,8 @@ ROS 2 environment that is sourced is used; otherwise ROS 2 comes as wheels. What
 stamped in .venv/set_up (logs lie there too), and only what changed is done again:
 
     step          done again when one of these changes
-    environment   the Python, the ROS 2, the place of the repository, tools/ros_environment.py
-    packages      the pins in requirements/
+    environment   the Python, the ROS 2, the place of the repository
+    packages      the pins in requirements/, tools/ros_environment.py
     messages      taolora_msgs/
     project       setup.py, setup.cfg
 """
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / '.venv'
 PYTHON = VENV / 'bin' / 'python'
 STATE = VENV / 'set_up'
+START = ROOT / 'tools' / 'ros_environment.py'     # run whenever .venv's Python starts
 PURELIB = f'lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages'
 # What sourcing a ROS 2 environment sets and .venv remembers.
 ROS_VALUES = ('ROS_DISTRO', 'ROS_PYTHON_VERSION', 'ROS_VERSION')
@@ -116,8 +117,7 @@ def depends_on(inputs):
     return attach
 
 
-@depends_on(lambda ros: {'ros': ros, 'python': sys.version, 'root': str(ROOT),
-                        'code': digest(ROOT / 'tools' / 'ros_environment.py')})
+@depends_on(lambda ros: {'ros': ros, 'python': sys.version, 'root': str(ROOT)})
 def environment(ros: str) -> None:
     """Make .venv for {ros}"""
     if sys.version_info < (3, 10):
@@ -151,12 +151,9 @@ def remember_environment(paths: dict[str, str], values: dict[str, str]) -> None:
         wanted = [str(own[name])] if name in own else []
         recorded['paths'][name] = wanted + [p for p in paths.get(name, '').split(os.pathsep) if p]
     (STATE / 'ros.json').write_text(json.dumps(recorded, indent=1))
-    shutil.copy(ROOT / 'tools' / 'ros_environment.py', VENV / PURELIB)
-    (VENV / PURELIB / 'ros_environment.pth').write_text(
-        'import ros_environment; ros_environment.main()\n')
 
 
-@depends_on(lambda ros: digest(*requirements(ros)))
+@depends_on(lambda ros: digest(*requirements(ros), START))
 def packages(ros: str) -> None:
     """Install the pinned packages (minutes the first time)"""
     pins = '\n'.join(file.read_text() for file in requirements(ros))
@@ -170,6 +167,8 @@ def packages(ros: str) -> None:
         libraries = os.pathsep.join(map(str, sorted((VENV / PURELIB).glob('ros_*.libs'))))
         remember_environment({'LD_LIBRARY_PATH': libraries},
                              {'_ROS_WHEELS_BOOTSTRAP_COMPLETE': '1'})
+    shutil.copy(START, VENV / PURELIB)
+    (VENV / PURELIB / f'{START.stem}.pth').write_text(f'import {START.stem}; {START.stem}.main()\n')
 
 
 def torch_of_the_machine() -> bool:
