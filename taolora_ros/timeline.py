@@ -96,8 +96,6 @@ class Timeline:
                 self.counts['late' if behind else 'repeated'] += 1
                 return i + 1
             self._drop_held()
-        if stamps[i] < self._newest:  # stop where a clock set back catches up with the old time
-            j = min(j, i + int(np.searchsorted(stamps[i:j], self._newest, 'right')))
         self._held.append((stamps[i:j].copy(), values[i:j].copy()))
         if int(stamps[j - 1]) - int(self._held[0][0][0]) >= CONFIRM:
             runs.append(self._switch())
