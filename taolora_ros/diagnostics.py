@@ -6,6 +6,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from taolora_ros.intake import Intake
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.worker import Feed
 
@@ -15,24 +16,24 @@ STALE = 2.0  # s without a message after which a stream is said to be silent
 class StreamDiagnostics:
     """Describes one feed again and again, also by what changed since the last time."""
 
-    def __init__(self, node: str, feed: Feed, topic: str, engine: str):
+    def __init__(self, node: str, feed: Feed, intake: Intake, engine: str):
         self.feed = feed
-        self.topic = topic
+        self.intake = intake
         self.engine = engine
         self._name = f'{node}: {feed.name}'
         self._began = time.time_ns()
         self._last = (self._began, 0, 0)  # time in ns, messages, messages or samples in counts
 
-    def status(self, publishers: int) -> DiagnosticStatus:
-        """Return how the stream is doing; ``publishers`` are those on its topic now."""
+    def status(self) -> DiagnosticStatus:
+        """Return how the stream is doing."""
         now = time.time_ns()
         feed, counts = self.feed, self.feed.counts()
         since, messages, counted = self._last
         self._last = (now, feed.messages, sum(counts.values()))
         rate = (feed.messages - messages) / max((now - since) / NANOSECONDS, 1e-3)
-        level, text = self._judge(now, publishers, sum(counts.values()) - counted)
+        level, text = self._judge(now, sum(counts.values()) - counted)
         values = {
-            'topic': self.topic, 'publishers': publishers, 'messages': feed.messages,
+            'topic': self.intake.topic, 'messages': feed.messages,
             'message_rate_hz': f'{rate:.1f}', 'gate_fraction': f'{feed.gate_fraction():.3f}',
             'latency_p50_ms': f'{1e3 * feed.latency(0.5):.1f}',
             'latency_p99_ms': f'{1e3 * feed.latency(0.99):.1f}',
@@ -42,13 +43,14 @@ class StreamDiagnostics:
             level=level, name=self._name, message=text, hardware_id=feed.converter.frame_id,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
 
-    def _judge(self, now: int, publishers: int, fresh: int) -> tuple[bytes, str]:
+    def _judge(self, now: int, fresh: int) -> tuple[bytes, str]:
         """Return level and message; ``fresh`` counts what was dropped or mended lately."""
         feed = self.feed
         silent = (now - (feed.arrived or self._began)) / NANOSECONDS
         if silent > STALE:
-            why = '' if publishers else ', nobody publishes it'
-            return DiagnosticStatus.WARN, f'no message on {self.topic} for {silent:.0f} s{why}'
+            why = self.intake.obstacle()
+            return DiagnosticStatus.WARN, (
+                f'no message on {self.intake.topic} for {silent:.0f} s' + (f', {why}' if why else ''))
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} dropped or mended lately' + (
                 f': {feed.problem}' if feed.problem else '')

@@ -10,7 +10,7 @@ import time
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
@@ -20,24 +20,46 @@ QUEUED = 4000  # messages: sensor-data QoS, but deep enough for what comes betwe
 
 
 class NotForExecutor(MutuallyExclusiveCallbackGroup):
-    """Keeps subscriptions away from the executor, but not their QoS events."""
+    """Keeps entities away from the executor.
+
+    QoS events of a subscription too: waiting for them returns at once while messages are there.
+    """
 
     def can_execute(self, entity) -> bool:
         """Return whether the executor may wait for ``entity``."""
-        return not isinstance(entity, Subscription) and super().can_execute(entity)
+        return False
 
 
 class Intake:
     """One subscription, best effort unless ``qos_overrides`` parameters say otherwise."""
 
     def __init__(self, node: Node, topic: str, type_name: str):
+        self._node = node
         self._clock = node.get_clock()
+        self._type = message_types.full_name(type_name)
         self._subscription = node.create_subscription(
             message_types.message_class(type_name), topic, lambda message: None,
             QoSProfile(depth=QUEUED, reliability=ReliabilityPolicy.BEST_EFFORT),
             callback_group=NotForExecutor(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
         self.topic = self._subscription.topic_name
+
+    def obstacle(self) -> str:
+        """Return in words why no message can come, '' when there is no reason."""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        reasons = {self._mismatch(publisher) for publisher in publishers}
+        if not publishers:
+            return 'nobody publishes it'
+        return '' if '' in reasons else '; '.join(sorted(reasons))
+
+    def _mismatch(self, publisher) -> str:
+        if publisher.topic_type != self._type:
+            return f'it is published as {publisher.topic_type}, not as {self._type}'
+        compatible, reason = qos_check_compatible(
+            publisher.qos_profile, self._subscription.qos_profile)
+        if compatible == QoSCompatibility.ERROR:
+            return f'the quality of service asked for is not what is offered: {reason}'
+        return ''
 
     def take(self) -> tuple[list, list[int], int]:
         """Return what waits: messages, stand-ins for their stamps (ns), last arrival (ns)."""

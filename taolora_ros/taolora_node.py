@@ -61,7 +61,7 @@ class TaoloraNode(Node):
                               1.0 / values['poll_rate'])
         self._worker.start()
         self.get_logger().info('ready: ' + ', '.join(
-            f'{d.feed.name} ({d.topic}, {d.feed.detector.spec.name} on {d.engine})'
+            f'{d.feed.name} ({d.intake.topic}, {d.feed.detector.spec.name} on {d.engine})'
             for d in self._described))
 
     def _offer(self, streams: list[str]) -> None:
@@ -136,7 +136,7 @@ class TaoloraNode(Node):
                     Detector(model.spec, engine, settings, stream), engine)
         self._feeds[stream] = feed
         self._described.append(StreamDiagnostics(
-            self.get_name(), feed, intake.topic, f'{engine.name} on {engine.device}'))
+            self.get_name(), feed, intake, f'{engine.name} on {engine.device}'))
         self._model_info.publish(model_info_message(
             stream, model.spec, 4 if model.precision == 'int4' else 32, model.rank,
             sum(t.numel() * t.element_size() for t in model.tensors.values())))
@@ -249,7 +249,7 @@ class TaoloraNode(Node):
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         for described in self._described:
-            array.status.append(described.status(self.count_publishers(described.topic)))
+            array.status.append(described.status())
             name, problem = described.feed.name, described.feed.problem
             if problem and self._reported.get(name) != problem:
                 self._reported[name] = problem

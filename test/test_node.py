@@ -1,7 +1,9 @@
 """The node as a process, over real DDS: what it hears, says, refuses and survives."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +104,12 @@ def status(talker, stream, rounds=1):
     return found()[-1].level, found()[-1].message, {v.key: v.value for v in found()[-1].values}
 
 
+def cpu_seconds(node):
+    """Return the processor time that a node has used."""
+    fields = Path(f'/proc/{node.process.pid}/stat').read_text().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
 # what it finds
 
 def test_heartbeats_arrive_with_the_time_of_their_header(node, talker):
@@ -179,6 +187,29 @@ def test_diagnostics_say_who_is_silent(node, talker):
     assert level == b'\x01'
     assert values['topic'] == '/imu/data' and values['model'] == 'imu_falls'
     assert {'message_rate_hz', 'gate_fraction', 'latency_p99_ms', 'engine'} <= set(values)
+
+
+def test_diagnostics_say_why_nothing_can_come(talker):
+    with NodeProcess('-p', 'qos_overrides./deaf.subscription.reliability:=reliable',
+                     '-p', 'qos_overrides./mute.subscription.reliability:=reliable',
+                     streams='[deaf, mute]', deaf__topic='deaf', deaf__type='sensor_msgs/Imu',
+                     deaf__model='imu_falls', mute__topic='mute', mute__type='sensor_msgs/Imu',
+                     mute__model='imu_falls') as node:
+        node.ready()
+        talker.node.create_publisher(Imu, '/deaf', qos_profile_sensor_data)
+        talker.node.create_publisher(Float32, '/mute', 10)
+        wait_for(lambda: 'RELIABLE' in status(talker, 'deaf')[1].upper(), 20)
+        wait_for(lambda: 'published as std_msgs/msg/Float32, not as sensor_msgs/msg/Imu'
+                 in status(talker, 'mute')[1], 20)
+
+
+def test_listening_to_an_imu_leaves_the_processor_to_others(talker):
+    with NodeProcess(streams='[imu]', imu__topic='idle') as node:
+        node.ready()
+        publisher = talker.publisher(Imu, '/idle', qos_profile_sensor_data)
+        before, began = cpu_seconds(node), time.monotonic()
+        play(publisher, imu_messages(np.tile([0, 0, 9.81, 0, 0, 0], (400, 1)), 100, SECOND), 0.01)
+        assert cpu_seconds(node) - before < 0.3 * (time.monotonic() - began)
 
 
 # live parameters
