@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from functools import lru_cache
 
 import numpy as np
 
@@ -16,14 +15,8 @@ from taolora_ros import message_types
 from taolora_ros.block_clock import ARRIVAL_JITTER, BlockClock
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
+from taolora_ros.units import factors
 
-UNITS = {  # name: (dimension, size in the dimension's SI unit)
-    'V': ('voltage', 1.0), 'mV': ('voltage', 1e-3), 'uV': ('voltage', 1e-6),
-    'µV': ('voltage', 1e-6), 'μV': ('voltage', 1e-6), 'nV': ('voltage', 1e-9),
-    'm/s^2': ('acceleration', 1.0), 'm/s²': ('acceleration', 1.0), 'g': ('acceleration', 9.80665),
-    'mg': ('acceleration', 9.80665e-3),
-    'rad/s': ('turn rate', 1.0), 'deg/s': ('turn rate', math.pi / 180.0),
-}
 RATES = (0.01, 1e6)  # Hz: what a message may claim about its sample rate
 RATE_FIELDS = ('sample_rate', 'sampling_rate', 'sampling_frequency', 'sample_frequency', 'fs', 'sr')
 IMU, BIOSIGNAL = 'sensor_msgs/msg/Imu', 'taolora_msgs/msg/Biosignal'
@@ -152,7 +145,7 @@ class BiosignalConverter(Converter):
         if len(self.wanted) > len(spec.channels):
             raise ValueError(f'field: {field!r}: {len(self.wanted)} channels, model {spec.name} '
                              f'reads {len(spec.channels)}: {", ".join(spec.channels)}')
-        _factors(spec, unit)
+        factors(spec, unit)
         self._clock = BlockClock()
         self._sequence = None
 
@@ -165,7 +158,7 @@ class BiosignalConverter(Converter):
             raise ValueError(f'data: {len(data)} values do not divide into {channels} channels')
         data = data.reshape(-1, channels)  # (N, channels)
         columns = self._columns([name.lower() for name in message.channel_names], channels)
-        values = _fill(self.spec, data[:, columns]) * _factors(self.spec, message.unit or self.unit)
+        values = _fill(self.spec, data[:, columns]) * factors(self.spec, message.unit or self.unit)
         self.frame_id = message.header.frame_id
         contiguous = self._follows(int(message.sequence))
         start = nanoseconds(message.header.stamp)
@@ -221,7 +214,7 @@ class FieldConverter(Converter):
         if not self.rate and not (self.stamped and not arrays) and not self.rate_field:
             why = 'holds several samples' if self.stamped else 'has no header'
             raise ValueError(f'sample_rate: 0 Hz: {name} {why}, so its rate must be given')
-        self.factors = _factors(spec, unit)
+        self.factors = factors(spec, unit)
         self._clock = BlockClock()
 
     def one(self, message, arrival: int) -> Samples:
@@ -277,31 +270,6 @@ def _checked_paths(name: str, message: type, spec: ModelSpec, field: str
         raise ValueError(f'field: {field!r}: {len(paths)} values, model {spec.name} reads '
                          f'{len(spec.channels)}: {", ".join(spec.channels)}')
     return paths, any(arrays)
-
-
-@lru_cache(maxsize=64)
-def _factors(spec: ModelSpec, unit: str) -> np.ndarray:
-    """Return what each of the model's channels is multiplied with, (C,).
-
-    ``unit`` is the unit of the values, or several by commas, one for each kind of quantity
-    ('g,deg/s'); '' is the model's. Raise ValueError when one of them fits no channel.
-    """
-    factors = np.ones(len(spec.channels))
-    for name in (part.strip() for part in unit.split(',')):
-        fits = [i for i, target in enumerate(spec.units) if _same_quantity(name, target)]
-        if name and not fits:
-            why = 'unknown' if name not in UNITS else f'a {UNITS[name][0]}'
-            raise ValueError(f'unit: {name!r}: {why}; model {spec.name} reads '
-                             f'{", ".join(dict.fromkeys(spec.units))}')
-        for i in fits:
-            if name != spec.units[i]:
-                factors[i] = UNITS[name][1] / UNITS[spec.units[i]][1]
-    return factors
-
-
-def _same_quantity(unit: str, target: str) -> bool:
-    return unit == target or (unit in UNITS and target in UNITS
-                              and UNITS[unit][0] == UNITS[target][0])
 
 
 def _fill(spec: ModelSpec, data: np.ndarray) -> np.ndarray:

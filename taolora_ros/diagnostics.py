@@ -49,8 +49,8 @@ class StreamDiagnostics:
         silent = (now - (feed.arrived or self._began)) / NANOSECONDS
         if silent > STALE:
             why = self.intake.obstacle()
-            return DiagnosticStatus.WARN, (
-                f'no message on {self.intake.topic} for {silent:.0f} s' + (f', {why}' if why else ''))
+            text = f'no message on {self.intake.topic} for {silent:.0f} s'
+            return DiagnosticStatus.WARN, f'{text}, {why}' if why else text
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} dropped or mended lately' + (
                 f': {feed.problem}' if feed.problem else '')

@@ -44,7 +44,7 @@ class Parameter:
         if self.choices:
             return ', '.join(self.choices)
         if self.kind is float:
-            return f'{_short(self.low)} to {_short(self.high)}' + (f' {self.unit}' if self.unit else '')
+            return f'{_short(self.low)} to {_short(self.high)} {self.unit}'.rstrip()
         return {str: 'text', list: 'names'}[self.kind]
 
     def checked(self, value, name: str = ''):
@@ -74,7 +74,8 @@ NODE = (
               unit='Hz', low=1.0, high=1000.0),
 )
 STREAM = (
-    Parameter('topic', str, None, 'topic to subscribe to; relative ones are in the node\'s namespace'),
+    Parameter('topic', str, None, 'topic to subscribe to; relative ones are in the node\'s '
+              'namespace'),
     Parameter('type', str, None, 'its message type, e.g. sensor_msgs/msg/Imu'),
     Parameter('field', str, '', 'where in the message the values are: a dotted path, or one for '
               'each channel by commas; for Biosignal the names of its channels'),
@@ -206,11 +207,11 @@ def yaml_text() -> str:
     for explained, (stream, values) in enumerate(EXAMPLES.items()):
         spec = next(spec for spec in SPECS.values() if spec.name == values['model'])
         own = dataclasses.asdict(Settings.default(spec))
-        lines += ['', f'    {stream}:' + ('  # what each one means: see above' if explained else '')]
+        lines += ['', f'    {stream}:' + '  # what each one means: see above' * bool(explained)]
         for p in STREAM:
             if p.name == TUNABLE[0]:
-                lines += ['', '      # From here on the model\'s own values hold where none is set. '
-                          'All can be changed live:',
+                lines += ['', '      # From here on the model\'s own values hold where none is '
+                          'set. All can be changed live:',
                           f'      # ros2 param set /taolora {stream}.{p.name} 0.7']
             lines += [f'      {line}' for line in ([] if explained else _commented(p))]
             value = own[p.name] if p.dynamic else values.get(p.name, p.default)
