@@ -14,7 +14,7 @@ from taolora_ros.spec import ModelSpec
 
 ALARM_TOKENS = 3       # patches over which an alarm's probability is averaged
 ALARM_DURATION = 5.0   # s after which an alarm ends at the latest
-IMPACT_REACH = 1.0     # s around an alarm in which its impact lies
+IMPACT_BEFORE, IMPACT_AFTER = 0.75, 1.5  # s around the rise of an alarm: where its impact lies
 
 
 @dataclass
@@ -102,7 +102,7 @@ class AlarmDecoder(Decoder):
         """Raise an alarm; it is stamped with the strongest acceleration around it."""
         centre, name = float(tokens.centre[i]), self.spec.labels[label]
         middle = centre - ALARM_TOKENS * self.spec.patch / 2
-        impact, peak = _impact(tokens, middle, IMPACT_REACH * self.spec.rate)
+        impact, peak = _impact(tokens, middle, self.spec.rate)
         begin = max(min(middle - ALARM_TOKENS * self.spec.patch / 2, impact), 0.0)
         stop = max(centre + self.spec.patch / 2, impact)
         around = slice(max(i - ALARM_TOKENS + 1, 0), i + 1)
@@ -129,13 +129,13 @@ class AlarmDecoder(Decoder):
                     'duration_s': (stop - alarm.event.start_ns) / NANOSECONDS})
 
 
-def _impact(tokens: Tokens, middle: float, reach: float) -> tuple[float, float | None]:
+def _impact(tokens: Tokens, middle: float, rate: float) -> tuple[float, float | None]:
     """Return position and size in g of the strongest acceleration near ``middle``."""
     if tokens.magnitude is None:
         return middle, None
     first = tokens.end - len(tokens.magnitude)  # position of magnitude[0]
-    low = max(int(middle - reach) - first, -first, 0)
-    near = tokens.magnitude[low:max(int(middle + reach) - first, low + 1)]
+    low = max(int(middle - IMPACT_BEFORE * rate) - first, -first, 0)
+    near = tokens.magnitude[low:max(int(middle + IMPACT_AFTER * rate) - first, low + 1)]
     if len(near) == 0:
         return middle, None
     at = int(np.argmax(near))

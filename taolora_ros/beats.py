@@ -12,6 +12,7 @@ from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 
 PEAK_REACH = 0.19  # s: no two heart beats are closer; the strongest in reach is the beat
 EVIDENCE = 0.05    # probability below which a token is no candidate for a beat
+FUSION_SHARE = 0.5  # of the probability of a fusion beat that counts as ventricular
 RATE_BEATS = 8     # intervals whose median is the heart rate
 
 
@@ -26,7 +27,9 @@ class BeatDecoder(Decoder):
 
     def __init__(self, spec: ModelSpec, name: str = ''):
         super().__init__(spec, name)
-        self._ventricular = spec.classes.index('V')
+        # a fusion beat is part ventricular: networks call odd VEBs so
+        self._ventricular = np.array([{'V': 1.0, 'F': FUSION_SHARE}.get(name, 0.0)
+                                      for name in spec.classes])
         self._rows = None
         self.finish()
 
@@ -48,7 +51,7 @@ class BeatDecoder(Decoder):
         offset = np.clip(tokens.offset, -OFFSET_MARGIN, 1.0 + OFFSET_MARGIN)
         position = tokens.centre + (offset - 0.5) * self.spec.patch
         rows = np.stack([
-            tokens.centre, position, beat, tokens.probability[:, self._ventricular],
+            tokens.centre, position, beat, tokens.probability @ self._ventricular,
             tokens.gate, tokens.valid], axis=1)  # (n, 6) float64
         self._breaks.extend(tokens.centre[~tokens.valid].tolist())
         self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from taolora_ros.features import feature_names
 from taolora_ros.quantization import TaoLinear
-from taolora_ros.spec import ModelSpec, NetworkSpec
+from taolora_ros.spec import OFFSET_MARGIN, ModelSpec, NetworkSpec
 
 ROTARY_BASE = 1000.0
 
@@ -110,8 +110,10 @@ class TaoNetwork(nn.Module):
         self.rebuild = nn.Linear(spec.network.bottleneck, spec.patch * self.features)
 
     def forward(self, windows: Tensor, gates: Tensor | None = None):
-        """Return logits (B, T, K), offset (B, T) in (0, 1) and rebuilt patches (B, T, P * F).
+        """Return logits (B, T, K), offset (B, T) and rebuilt patches (B, T, P * F).
 
+        The offset is where in its patch an event lies, 0 to 1 and ``OFFSET_MARGIN`` beyond both:
+        an event on a border is reported by the patches on both sides, not by half of each.
         ``gates`` (B, T) bool opens the transient path per token; None opens it everywhere. It
         has no effect on a network in full precision.
         """
@@ -124,7 +126,8 @@ class TaoNetwork(nn.Module):
         x = self.norm(x)
         out = self.head(x).view(*shape, -1)                        # (B, T, K + 1)
         rebuilt = self.rebuild(self.squeeze(x)).view(*shape, -1)   # (B, T, P * F)
-        return out[..., :-1], out[..., -1].sigmoid(), rebuilt
+        offset = (1 + 2 * OFFSET_MARGIN) * out[..., -1].sigmoid() - OFFSET_MARGIN
+        return out[..., :-1], offset, rebuilt
 
     def patches(self, windows: Tensor) -> Tensor:
         """Cut windows (B, L, F) into patches (B, T, P * F)."""

@@ -47,9 +47,22 @@ def quantize_weight(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     return codes.reshape(k, n).to(torch.int8), best_scale.float()
 
 
+class _Round(torch.autograd.Function):
+    """Round half to even; gradients pass straight through (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 def round_clamp(x: Tensor, low: int, high: int) -> Tensor:
-    """Round half to even and clamp to [low, high]."""
-    return x.round().clamp(low, high)
+    """Round half to even and clamp to [low, high]; differentiable where it does not clamp."""
+    rounded = _Round.apply(x) if x.requires_grad else x.round()
+    return rounded.clamp(low, high)
 
 
 def pack_int4(codes: Tensor) -> Tensor:

@@ -103,15 +103,15 @@ IMU_FALLS = ModelSpec(
     name='imu_falls', version='1', kind='imu', labels=('fall',), classes=('none', 'fall'),
     channels=('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z'),
     units=('m/s^2',) * 3 + ('rad/s',) * 3, optional=('gyro_x', 'gyro_y', 'gyro_z'),
-    rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(0.0,),
+    rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(-2.2,),
     gate=GateSpec(variance=16.0, curvature=50.0, hf_energy=50.0, cutoff=5.0, dilation=2,
                   floor=0.05))
 
 ECG_BEATS = ModelSpec(
     name='ecg_beats', version='1', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
-    rate=125.0, patch=8, tokens=64, hop=0.256, delay=0.96, refractory=0.19, bias=(0.0, 0.0),
-    gate=GateSpec(variance=18.0, curvature=100.0, hf_energy=100.0, cutoff=10.0, dilation=0,
+    rate=125.0, patch=16, tokens=64, hop=0.256, delay=0.96, refractory=0.19, bias=(0.0, 0.0),
+    gate=GateSpec(variance=22.0, curvature=120.0, hf_energy=120.0, cutoff=10.0, dilation=0,
                   floor=0.01))
 
 SPECS = {'imu': IMU_FALLS, 'ecg': ECG_BEATS}

@@ -14,7 +14,7 @@ from taolora_ros.training.windows import Batch
 
 def tiny_spec(spec: ModelSpec = IMU_FALLS) -> ModelSpec:
     """Return ``spec`` with a network of a few thousand weights."""
-    return dataclasses.replace(spec, tokens=16, network=NetworkSpec(
+    return dataclasses.replace(spec, tokens=16, delay=0.4, network=NetworkSpec(
         width=24, heads=3, kernel=5, mlp=2, bottleneck=3, blocks=('conv', 'attention')))
 
 

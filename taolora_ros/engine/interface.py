@@ -12,8 +12,8 @@ import numpy as np
 class Scores:
     """Results for B windows of T tokens, K classes, F features; all float32.
 
-    ``probability`` (B, T, K) sums to 1 over the classes; ``offset`` (B, T) in [0, 1) is where in
-    its patch an event lies; ``anomaly`` (B, F) is each feature's anomaly in the window, 1 being
+    ``probability`` (B, T, K) sums to 1 over the classes; ``offset`` (B, T) is where in its
+    patch an event lies, 0 to 1 and ``spec.OFFSET_MARGIN`` beyond both; ``anomaly`` (B, F) is each feature's anomaly in the window, 1 being
     what 99.9 % of steady training windows stay below.
     """
 

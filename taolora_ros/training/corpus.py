@@ -30,7 +30,8 @@ class Corpus:
     detector's flag. ``event_at`` (E,) float64 are positions, in order, ``event_class`` (E,) their
     classes (IGNORE for beats of no class), ``event_recording`` (E,) where they lie. ``group`` (R,)
     names what is sampled evenly (an activity, a record); ``weight`` (R,) is the share of a
-    recording within its group. ``masked`` (N,) bool marks what no loss counts.
+    recording within its group. ``partner`` (R,) is how many rows away another lead of the same
+    instants lies (0 for none). ``masked`` (N,) bool marks what no loss counts.
     """
 
     features: np.ndarray
@@ -44,6 +45,7 @@ class Corpus:
     event_recording: np.ndarray
     group: np.ndarray
     weight: np.ndarray
+    partner: np.ndarray
     subject: np.ndarray
 
 
@@ -75,6 +77,7 @@ def build_corpus(spec: ModelSpec, recordings: Iterable[Recording]) -> Corpus:
         event_recording=np.repeat(np.arange(len(parts)), [len(p['event_at']) for p in parts]),
         group=np.array([part['group'] for part in parts]),
         weight=np.array([part['weight'] for part in parts]),
+        partner=np.array([part['partner'] * len(part['features']) for part in parts]),
         subject=np.array([part['subject'] for part in parts]))
 
 
@@ -95,7 +98,7 @@ def _imu_part(spec: ModelSpec, recording: Recording) -> dict:
     return {'features': features, 'scale': np.ones(len(features), np.float32),
             'gate': _sample_gate(spec, features), 'masked': np.zeros(len(features), bool),
             'event_at': np.array(falls, float), 'event_class': np.ones(len(falls), np.int64),
-            'group': f'{recording.source}/{recording.code}', 'weight': 1.0,
+            'group': f'{recording.source}/{recording.code}', 'weight': 1.0, 'partner': 0,
             'subject': recording.subject}
 
 
@@ -111,7 +114,13 @@ def _ecg_part(spec: ModelSpec, recording: Recording, lead: int, weight: float) -
     return {'features': features, 'scale': running_scale(spec, features[:, 0]),
             'gate': _sample_gate(spec, features), 'masked': masked, 'event_at': at[inside],
             'event_class': labels[inside], 'group': recording.subject, 'weight': weight,
-            'subject': recording.subject}
+            'partner': _next_lead(recording, lead), 'subject': recording.subject}
+
+
+def _next_lead(recording: Recording, lead: int) -> int:
+    """Return how many leads further on the one to mix with lies; leads stand in their order."""
+    leads = recording.values.shape[1]
+    return 0 if leads == 1 else (1 if lead + 1 < leads else -1)
 
 
 def running_scale(spec: ModelSpec, feature: np.ndarray) -> np.ndarray:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from taolora_ros.evaluation.detection import Candidate
-from taolora_ros.evaluation.evaluate import Choice, judge_files, summarise
-from taolora_ros.recordings import Recording, find_files
+from taolora_ros.evaluation.evaluate import judge, summarise
+from taolora_ros.recordings import Recording, find_files, read_npz
 from taolora_ros.training.recipe import Job, Report, make_model, training_recordings
 
 
@@ -57,15 +62,27 @@ def train_folds(job: Job, folds: int, which: int | None = None,
 
 def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,
                 settings: dict | None = None, report: Report = lambda *_: None) -> dict:
-    """Return the figures of every subject judged by the model of the fold that left it out."""
+    """Return the figures of every subject judged by the model of the fold that left it out.
+
+    ``processes`` folds are judged at a time, by default as many as there are CPUs.
+    """
     files = find_files(job.data, job.kind)
     judged = []
-    for i, (fold, held_out) in enumerate(fold_jobs(job, folds)):
-        candidate = Candidate(Path(fold.out), precision, device=job.device,
-                              settings=settings or {})
-        for done, (path, rows) in enumerate(
-                judge_files(files, candidate, processes, Choice(held_out)), 1):
-            judged += [(str(path), place, *row) for place, row in enumerate(rows)]
-            report(f'judging fold {i + 1} of {folds}, {precision}', done / len(files), path.name)
+    with ProcessPoolExecutor(processes or os.cpu_count() or 1,
+                             multiprocessing.get_context('spawn')) as pool:
+        waiting = [pool.submit(_judge_fold, Candidate(fold.out, precision, device=job.device,
+                                                      settings=settings or {}), files, held_out)
+                   for fold, held_out in fold_jobs(job, folds)]
+        for done, future in enumerate(as_completed(waiting), 1):
+            judged += future.result()
+            report(f'judging folds, {precision}', done / folds, '')
     judged.sort(key=lambda row: row[:2])
     return summarise(job.kind, [row[2:] for row in judged])
+
+
+def _judge_fold(candidate: Candidate, files: list[Path], held_out: frozenset[str]) -> list[tuple]:
+    """Return (file, place in it, entry, counts) of every recording of the held-out subjects."""
+    torch.set_num_threads(1)  # other folds use the other cores
+    loaded = candidate.load()
+    return [(str(path), place, *row) for path in files for place, row in enumerate(
+        judge((r for r in read_npz(path) if r.subject in held_out), loaded))]

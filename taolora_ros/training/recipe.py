@@ -19,6 +19,7 @@ from taolora_ros.spec import SPECS, ModelSpec
 from taolora_ros.training.calibration import QuantizeOptions, quantize_network
 from taolora_ros.training.corpus import Corpus, build_corpus
 from taolora_ros.training.train import TrainOptions, train
+from taolora_ros.training.tuning import TuneOptions, tune
 from taolora_ros.training.windows import WindowSampler
 
 STEADY_WINDOWS = 4096
@@ -41,6 +42,7 @@ class Job:
     left_out: frozenset[str] = frozenset()
     training: TrainOptions = field(default_factory=TrainOptions)
     quantization: QuantizeOptions = field(default_factory=QuantizeOptions)
+    tuning: TuneOptions = field(default_factory=TuneOptions)
 
     @property
     def full_precision(self) -> Path:
@@ -92,9 +94,17 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
         report('quantizing', len(errors) / count, f'{name}: {steady:.4f} / {transient:.4f}')
 
     quantized = quantize_network(network, sampler.draw(options.windows), options, note)
+    before = logit_error(network, quantized, sampler)
+    if job.tuning.steps:
+        disturbed = WindowSampler(spec, corpus, device,
+                                  torch.Generator(device).manual_seed(options.seed + 1))
+        tune(quantized, network, disturbed, job.tuning, lambda step, loss: report(
+            'tuning', (step + 1) / job.tuning.steps, f'step {step}, loss {loss:.5f}'))
     figures = {'layer_error_steady_transient': errors,
+               'logit_error_before_tuning': before,
                'logit_error_steady_transient': logit_error(network, quantized, sampler)}
-    provenance = {**model.metadata['provenance'], 'quantization': asdict(options)}
+    provenance = {**model.metadata['provenance'], 'quantization': asdict(options),
+                  'tuning': asdict(job.tuning)}
     scale = anomaly_scale(spec, quantized, corpus, device)
     save_model(job.out, spec, quantized, scale, provenance, figures)
 

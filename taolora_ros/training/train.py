@@ -27,10 +27,10 @@ class TrainOptions:
     learning_rate: float = 1.5e-3
     warmup: int = 150
     weight_decay: float = 0.05
-    dropout: float = 0.1
+    dropout: float = 0.2
     ema: float = 0.998
     label_smoothing: float = 0.02
-    offset_weight: float = 1.0
+    offset_weight: float = 2.0
     rebuild_weight: float = 0.05
     seed: int = 0
     save_every: int = 500

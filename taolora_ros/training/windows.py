@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.features import ECG_CLIP, GYRO_SCALE
-from taolora_ros.spec import ModelSpec
+from taolora_ros.features import ECG_CLIP, GYRO_SCALE, SCALE_BLOCK
+from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 from taolora_ros.training.corpus import IGNORE, Corpus
 
 SLOTS = 48                    # beats one stretched window can hold
+RESHAPE = (0.4, 0.3, 0.25)    # share of ECG windows with mixed leads, an echo, a turned phase
 FALL_POSITIVE = (-0.5, 0.75)  # s around the impact that are "fall"
-FALL_IGNORED = (-2.0, 3.0)    # s around the impact that no loss counts otherwise
+FALL_IGNORED = (-1.0, 3.0)    # s around the impact that no loss counts otherwise
 
 
 @dataclass
@@ -47,6 +48,7 @@ class WindowSampler:
         self.start = torch.as_tensor(corpus.start, device=device)
         self.stop = torch.as_tensor(corpus.stop, device=device)
         pad = np.full(SLOTS, np.inf)  # so that reading S events from any place stays inside
+        self.partner = torch.as_tensor(corpus.partner, device=device)
         self.event_at = torch.as_tensor(np.concatenate([corpus.event_at, pad]), device=device)
         self.event_class = torch.as_tensor(
             np.concatenate([corpus.event_class, np.full(SLOTS, IGNORE)]), device=device)
@@ -60,7 +62,7 @@ class WindowSampler:
         """Return how often to aim at each event (E,): rare classes first, recordings evenly."""
         if self.spec.kind == 'imu':
             return np.ones(len(corpus.event_at))
-        wanted = {'V': 0.6, 'S': 0.25, 'F': 0.15}
+        wanted = {'V': 0.7, 'S': 0.25, 'F': 0.05}
         weight = np.zeros(len(corpus.event_at))
         for name, share in wanted.items():
             hit = corpus.event_class == self.spec.classes.index(name)
@@ -105,6 +107,11 @@ class WindowSampler:
         high = torch.minimum(low + 1, top.long())
         windows = self.features[low] * (1 - part) + self.features[high] * part   # (B, L, F)
         windows = windows / self.scale[end.long() - 1][:, None, None]
+        if self.augment and self.spec.kind == 'ecg':
+            partner = self.partner[recording]                                    # rows away
+            other = self.features[low + partner[:, None]] / self.scale[
+                end.long() - 1 + partner][:, None, None]
+            windows = self._reshape_beats(windows, other)
         gates = self.gate[low].view(len(end), self.spec.tokens, -1).any(-1)      # (B, T)
         gates = dilate(gates, self.spec.gate.dilation)
         classes, offsets = self._label(recording, begin, end, stretch)
@@ -129,12 +136,15 @@ class WindowSampler:
             return self._label_falls(recording, begin, end, stretch)
         place = (self.spec.window - (end[:, None] - at) / stretch[:, None]) / patch  # tokens
         inside = (at < end[:, None]) & (place >= 0)
-        token = place.floor().clamp(0, tokens).long()
-        token = torch.where(inside, token, tokens)                               # T: thrown away
         classes = torch.zeros(batch, tokens + 1, dtype=torch.long, device=self.device)
-        classes.scatter_(1, token, label)
         offsets = torch.zeros(batch, tokens + 1, device=self.device)
-        offsets.scatter_(1, token, (place - place.floor()).nan_to_num(0, 0, 0).float())
+        place = torch.where(inside, place, 0.0)
+        for nudge in (-OFFSET_MARGIN, OFFSET_MARGIN, 0.0):  # the patch it lies in has the last word
+            token = (place + nudge).floor()
+            offset = (place - token).float()
+            token = torch.where(inside & (token >= 0), token.clamp(0, tokens), tokens).long()
+            classes.scatter_(1, token, label)                                    # T: thrown away
+            offsets.scatter_(1, token, offset)
         return classes[:, :tokens], offsets[:, :tokens]
 
     def _label_falls(self, recording: Tensor, begin: Tensor, end: Tensor, stretch: Tensor
@@ -155,6 +165,32 @@ class WindowSampler:
         classes[near] = IGNORE
         classes[(since > FALL_POSITIVE[0]) & (since < FALL_POSITIVE[1])] = 1
         return classes, torch.zeros(at.shape, device=self.device)
+
+    def _reshape_beats(self, x: Tensor, other: Tensor) -> Tensor:
+        """Give some ECG windows (B, L, 1) beats of another shape, the same for all of a window.
+
+        The two leads are mixed as if an electrode sat elsewhere, an echo widens and notches every
+        QRS complex as a bundle branch block does, and a constant phase shift turns peaks into
+        slopes: what is ventricular must then be told from the other beats, not by heart.
+        """
+        batch, length = x.shape[:2]
+        angle = 3.1416 * (2 * self._uniform(batch, 1, 1) - 1)
+        mixed = self._chance(batch, RESHAPE[0])[:, None, None]
+        x = torch.where(mixed, angle.cos() * x + angle.sin() * other, x)
+        lag = (2 + 9 * self._uniform(batch, 1)).long()
+        source = (torch.arange(length, device=self.device) - lag).clamp(min=0)   # (B, L)
+        echo = x.gather(1, source[..., None]) * (1.8 * self._uniform(batch, 1, 1) - 0.9)
+        echoed = self._chance(batch, RESHAPE[1])[:, None, None]
+        x = torch.where(echoed, x + echo, x)
+        turn = 2.4 * (self._uniform(batch, 1, 1) - 0.5)
+        spectrum = torch.fft.rfft(x, dim=1) * torch.polar(torch.ones_like(turn), turn)
+        turned = self._chance(batch, RESHAPE[2])[:, None, None]
+        x = torch.where(turned, torch.fft.irfft(spectrum, n=length, dim=1), x)
+        block = round(SCALE_BLOCK * self.spec.rate)
+        whole = length // block * block
+        tops = x[:, -whole:].abs().view(batch, -1, block).amax(2)                # (B, blocks)
+        rescaled = x / tops.median(1).values.clamp_min(0.05)[:, None, None]
+        return torch.where(mixed | echoed | turned, rescaled, x)
 
     def _disturb_ecg(self, x: Tensor) -> Tensor:
         """Vary polarity, gain, wander, noise and bandwidth of ECG windows (B, L, 1)."""
@@ -190,7 +226,7 @@ class WindowSampler:
             *gyro.shape)
         rail = torch.where(self._chance(batch, 0.3), 4.0, 16.0)[:, None, None]
         acc = acc.clamp(-rail, rail)
-        gyro = gyro * (~self._chance(batch, 0.35))[:, None, None]
+        gyro = gyro * (~self._chance(batch, 0.4))[:, None, None]
         return torch.cat([acc, acc.norm(dim=-1, keepdim=True) - 1,
                           gyro, gyro.norm(dim=-1, keepdim=True)], dim=-1)
 
