@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
 __all__ = ['Anomaly', 'Detector', 'Event', 'Settings', 'Window']
 
 WAITING = 512     # samples that may wait unread: bounds memory, and the cost of one reading
+GAP_MARGIN = 0.2  # s: a step that a bridged gap leaves behind rings that long in the filters
 PIECE = 16384     # samples `process` reads at once
 BATCH = 64        # windows `process` runs at once
 
@@ -238,7 +239,7 @@ class Detector:
             gate = np.full(spec.tokens, self._settings.gate == 'open')
         bridged = np.zeros(spec.window, bool)
         bridged[max(spec.window - end, 0):] = ~segment.valid.get(max(end - spec.window, 0), end)
-        valid = ~dilate(bridged.reshape(spec.tokens, spec.patch).any(axis=1), 1)
+        valid = ~dilate(bridged.reshape(spec.tokens, spec.patch).any(axis=1), gap_margin(spec))
         track.last = end
         segment.release(end - history_length(spec))
         track.flags.release((end - spec.window) // spec.patch)
@@ -270,3 +271,8 @@ class Detector:
                                      np.stack([window.gate for window in windows]))
             results += self.absorb(windows, scores)
         return results
+
+
+def gap_margin(spec: ModelSpec) -> int:
+    """Return how many tokens on both sides of a bridged gap may not start an event."""
+    return max(round(GAP_MARGIN * spec.rate / spec.patch), 1)

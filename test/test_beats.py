@@ -70,7 +70,7 @@ def rhythm(seed, seconds=30.0):
 def test_every_beat_is_found_once_where_it_is(seed, noise):
     beats = rhythm(seed)
     events = decode(tokens_of(beats, 30.0, noise=noise, seed=seed))
-    np.testing.assert_allclose(times(events), [t for t, _ in beats], atol=0.009)
+    np.testing.assert_allclose(times(events), [t for t, _ in beats], atol=0.1 * PATCH / RATE)
     assert [e.label for e in events] == ['veb' if c == 'V' else 'beat' for _, c in beats]
 
 
@@ -95,7 +95,7 @@ def test_the_density_of_tokens_does_not_matter(seed, hop):
         decided = centre[-1]
     beats = [(t, c) for t, c in beats if t < decided / RATE - 0.1]
     events = decode(tokens_of(beats, 30.0, np.array(centre), noise=0.1, seed=seed))
-    np.testing.assert_allclose(times(events), [t for t, _ in beats], atol=0.009)
+    np.testing.assert_allclose(times(events), [t for t, _ in beats], atol=0.1 * PATCH / RATE)
 
 
 @pytest.mark.parametrize('at', [1.024, 1.028, 1.022, 1.056])
@@ -109,7 +109,7 @@ def test_a_beat_is_told_before_the_next_one_could_come():
     tokens = tokens_of([(1.0, 'N')], 3.0)
     decoder = BeatDecoder(ECG_BEATS, 'ecg')
     told = next(i for i in range(len(tokens.centre)) if decoder.push(part(tokens, i, i + 1)))
-    assert tokens.centre[told] / RATE - 1.0 < 0.45
+    assert tokens.centre[told] / RATE - 1.0 < 0.5
 
 
 def test_what_an_event_holds():
@@ -162,11 +162,11 @@ def test_the_ventricular_score_is_given_that_there_is_a_beat():
 
 
 def test_only_the_stronger_of_two_close_peaks_is_a_beat():
-    tokens = tokens_of([(1.0, 'N'), (1.18, 'N')], 3.0)
-    weak = np.abs(tokens.centre / RATE - 1.0) < 0.03
+    tokens = tokens_of([(0.96, 'N'), (1.14, 'N')], 3.0)
+    weak = np.abs(tokens.centre / RATE - 0.96) < 0.03
     tokens.probability[weak] = [0.4, 0.6, 0, 0, 0]
     for cuts in ((), range(1, len(tokens.centre))):
-        assert times(decode(tokens, cuts)) == [pytest.approx(1.18, abs=0.01)]
+        assert times(decode(tokens, cuts)) == [pytest.approx(1.14, abs=0.01)]
 
 
 def test_a_longer_refractory_time_holds_back_what_comes_sooner():

@@ -88,7 +88,7 @@ def test_gate_opens_the_low_rank_path_for_its_tokens_only():
     with torch.inference_mode():
         closed, opened = layer(x, torch.tensor([], dtype=torch.long)), layer(x, None)
         some = layer(x, torch.tensor([2, 5]))
-    assert torch.equal(some[[2, 5]], opened[[2, 5]])
+    assert torch.allclose(some[[2, 5]], opened[[2, 5]], atol=1e-6)  # other batch, other order
     rest = [0, 1, 3, 4, 6, 7, 8]
     assert torch.equal(some[rest], closed[rest]) and not torch.equal(opened, closed)
 
