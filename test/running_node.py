@@ -96,9 +96,10 @@ class Talker:
         return heard
 
     def publisher(self, kind, topic, qos=1000):
-        """Return a publisher to which somebody has subscribed."""
+        """Return a publisher to which somebody has subscribed, and who knows of it."""
         publisher = self.node.create_publisher(kind, topic, qos)
         wait_for(lambda: publisher.get_subscription_count() > 0, 20)
+        time.sleep(0.5)  # the other side's half of discovery cannot be seen from here
         return publisher
 
     def call(self, kind, service, request=None, timeout=20.0):

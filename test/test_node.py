@@ -314,11 +314,11 @@ def test_simulated_time_that_stands_still_holds_nothing_up(talker):
 
 
 def test_reliable_subscription_can_be_asked_for(talker):
-    with NodeProcess('-p', 'qos_overrides./ecg.subscription.reliability:=reliable',
-                     streams='[ecg]') as node:
+    with NodeProcess('-p', 'qos_overrides./sure.subscription.reliability:=reliable',
+                     streams='[ecg]', ecg__topic='sure') as node:
         node.ready()
-        wait_for(lambda: talker.node.get_subscriptions_info_by_topic('/ecg'), 10)
-        quality = talker.node.get_subscriptions_info_by_topic('/ecg')[0].qos_profile
+        wait_for(lambda: talker.node.get_subscriptions_info_by_topic('/sure'), 10)
+        quality = talker.node.get_subscriptions_info_by_topic('/sure')[0].qos_profile
         assert quality.reliability.name == 'RELIABLE'
 
 
@@ -363,11 +363,13 @@ def test_signal_while_starting_ends_it_quietly_with_0(number):
 
 def test_killed_and_started_again_it_goes_on(talker):
     events = talker.listen(Event, '/again/taolora/events')
-    record, there = excerpt(), ('-r', '__ns:=/again')
+    record = excerpt()
     for start in (100 * SECOND, 200 * SECOND):
-        with NodeProcess(*there, streams='[ecg]') as node:
+        # A topic for each: of a killed node's subscription others learn only after a while.
+        topic = f'ecg_{start}'
+        with NodeProcess('-r', '__ns:=/again', streams='[ecg]', ecg__topic=topic) as node:
             node.ready()
-            publisher = talker.publisher(Biosignal, '/again/ecg')
+            publisher = talker.publisher(Biosignal, f'/again/{topic}')
             play(publisher, blocks(record.values[:15 * 360, 0], 360, start))
             found = quiet(events, 9)
             assert all(start <= nanoseconds(e.header.stamp) < start + 16 * SECOND for e in found)
