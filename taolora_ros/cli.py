@@ -186,6 +186,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rank', type=int, help='rank of the LoRA')
     parser.add_argument('--buffer', choices=('x', 'residual'),
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
+    parser.add_argument('--tune', type=int, metavar='STEPS',
+                        help='steps of tuning after the closed-form fit; 0 for none')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
 

@@ -78,10 +78,20 @@ def save_model(path: str | Path, spec: ModelSpec, network: TaoNetwork, anomaly_s
         'format_version': FORMAT_VERSION, 'precision': 'int4' if layers else 'fp32',
         'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
         'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer} for name, m in layers.items()}}
-    partial = Path(path).with_suffix('.partial')
-    save_file({n: t.cpu() for n, t in tensors.items()}, partial,
-              metadata={'taolora': json.dumps(description)})
-    partial.replace(path)
+    _write(Path(path), {n: t.cpu() for n, t in tensors.items()}, description)
+
+
+def annotate_model(path: str | Path, figures: dict, spec: ModelSpec | None = None) -> None:
+    """Add ``figures`` to a model file, and put ``spec`` in place of its own when given.
+
+    The weights stay as they are. Errors as for ``load_model``.
+    """
+    path = Path(path)
+    description, tensors = _read(path)
+    description['figures'] = {**description.get('figures', {}), **figures}
+    if spec is not None:
+        description['spec'] = spec.to_dict()
+    _write(path, tensors, description)
 
 
 def load_model(path: str | Path, precision: str | None = None) -> Model:
@@ -113,6 +123,14 @@ def load_model(path: str | Path, precision: str | None = None) -> Model:
         first = str(error).strip().splitlines()
         raise ValueError(f'{path}: {" ".join(line.strip() for line in first[:3])}') from error
     return Model(spec, network.eval(), scale.float(), tensors, description)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], description: dict) -> None:
+    """Replace ``path`` in one step: whoever reads it sees the old file or the new one."""
+    partial = path.with_suffix('.partial')
+    save_file(tensors, partial, metadata={'taolora': json.dumps(description)})
+    partial.chmod(0o644)
+    partial.replace(path)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:

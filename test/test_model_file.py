@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from taolora_ros.model_file import load_model
+from taolora_ros.model_file import annotate_model, load_model
 from taolora_ros.spec import ECG_BEATS, ModelSpec
 from tiny import tiny_batch, tiny_models, tiny_spec
 
@@ -136,6 +136,17 @@ def test_spoilt_models_name_what_is_wrong(tmp_path, change, said):
     with pytest.raises(ValueError) as caught:
         load_model(path)
     assert said in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_figures_can_be_added_without_touching_the_weights(tmp_path):
+    path = tiny_models(tmp_path)
+    before = load_model(path)
+    spec = dataclasses.replace(before.spec, bias=(-1.5,))
+    annotate_model(path, {'fall': {'se': 0.5}}, spec)
+    after = load_model(path)
+    assert after.metadata['figures']['fall'] == {'se': 0.5} and after.spec.bias == (-1.5,)
+    assert before.tensors.keys() == after.tensors.keys()
+    assert all(torch.equal(before.tensors[name], after.tensors[name]) for name in before.tensors)
 
 
 def test_spec_is_not_shared_between_models(tmp_path):

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from taolora_ros.evaluation.report import notes, tables
+from taolora_ros.model_file import annotate_model, load_model
 from taolora_ros.spec import SPECS
 from taolora_ros.training.calibration import QuantizeOptions
 from taolora_ros.training.folds import judge_folds, train_folds
 from taolora_ros.training.recipe import Job, make_model, quantize_model
 from taolora_ros.training.train import TrainOptions
+from taolora_ros.training.tuning import TuneOptions
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -42,6 +44,9 @@ def train_command(args: argparse.Namespace) -> int:
         results = {precision: judge_folds(job, args.folds, precision, args.processes,
                                           report=report) for precision in ('fp32', 'int4')}
     show(results, args.folds)
+    if job.out.exists():  # made on all subjects, by the same recipe
+        annotate_model(job.out, {'cross_validation': headline(results, args.folds)})
+        print(f'wrote these figures into {job.out}')
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2, default=str) + '\n')
     return 0
@@ -49,7 +54,6 @@ def train_command(args: argparse.Namespace) -> int:
 
 def quantize_command(args: argparse.Namespace) -> int:
     """Quantize one full-precision model; return the exit code."""
-    from taolora_ros.model_file import load_model
     source, out = Path(args.checkpoint), Path(args.out)
     model = load_model(source)
     if model.precision != 'fp32':
@@ -59,13 +63,23 @@ def quantize_command(args: argparse.Namespace) -> int:
                                   if getattr(args, name) is not None})
     if not 1 <= options.rank <= 32:
         raise ValueError(f'--rank: {options.rank}, must be 1..32')
+    tuning = TuneOptions() if args.tune is None else TuneOptions(steps=args.tune)
+    if tuning.steps < 0:
+        raise ValueError(f'--tune: {tuning.steps}, must be 0 or more')
     left_out = frozenset(model.metadata['provenance'].get('left_out', []))
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
-              quantization=options)
+              quantization=options, tuning=tuning)
     with progress() as report:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')
     return 0
+
+
+def headline(results: dict[str, dict], folds: int) -> dict:
+    """Return the totals of ``results`` by precision, without the recordings behind them."""
+    return {'folds': folds, **{precision: {key: result[key] for key in (
+        'fall', 'beat', 'beat_50ms', 'veb', 'hours', 'transient_fraction') if key in result}
+        for precision, result in results.items()}}
 
 
 def show(results: dict[str, dict], folds: int) -> None:
