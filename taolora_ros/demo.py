@@ -58,9 +58,10 @@ def main(node_arguments: Sequence[str] = ()) -> int:
     ecg, scene = next(read_npz(shipped(ECG))), imu_scene(seed=SCENE)
     console.print(
         f'ECG: {ecg.duration_s:.0f} s of record 119 of the MIT-BIH Arrhythmia Database (ODC-By '
-        '1.0, see config/demo)\n'
+        '1.0, see config/demo), on which the shipped model was trained too\n'
         f'IMU: {len(scene.values) / scene.rate:.0f} s with {len(scene.falls_s)} falls, synthetic '
-        '(taolora_ros/synthetic.py): a demonstration, not a measurement\n'
+        '(taolora_ros/synthetic.py)\n'
+        'So this is a demonstration, not a measurement: that is what `taolora evaluate` is for.\n'
         f'Played {SPEED:g} times as fast as recorded. To listen in: '
         f'{alone}ros2 topic echo /taolora/events\n', markup=False, soft_wrap=True)
     with tempfile.TemporaryFile('w+') as log:
