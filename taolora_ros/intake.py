@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -31,17 +32,24 @@ class NotForExecutor(MutuallyExclusiveCallbackGroup):
 
 
 class Intake:
-    """One subscription, best effort unless ``qos_overrides`` parameters say otherwise."""
+    """One subscription, best effort unless ``qos_overrides`` parameters say otherwise.
+
+    Raise ValueError when ``topic`` cannot be the name of one.
+    """
 
     def __init__(self, node: Node, topic: str, type_name: str):
         self._node = node
         self._clock = node.get_clock()
         self._type = message_types.full_name(type_name)
-        self._subscription = node.create_subscription(
-            message_types.message_class(type_name), topic, lambda message: None,
-            QoSProfile(depth=QUEUED, reliability=ReliabilityPolicy.BEST_EFFORT),
-            callback_group=NotForExecutor(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        try:
+            self._subscription = node.create_subscription(
+                message_types.message_class(type_name), topic, lambda message: None,
+                QoSProfile(depth=QUEUED, reliability=ReliabilityPolicy.BEST_EFFORT),
+                callback_group=NotForExecutor(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        except NameValidationException as error:
+            reason = str(error).split(':')[1].strip()
+            raise ValueError(f'topic: {topic!r}: {reason}') from error
         self.topic = self._subscription.topic_name
 
     def obstacle(self) -> str:

@@ -6,11 +6,12 @@ The executor's thread answers services, parameters and timers; the worker's thre
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -111,27 +112,15 @@ class TaoloraNode(Node):
 
     def _add_stream(self, stream: str, engine_name: str, device: str) -> None:
         """Load a stream's model, subscribe to its topic and announce it."""
-        fixed = [p for p in parameters.STREAM if not p.dynamic]
-        given = {p.name: self._declare(p, f'{stream}.{p.name}', parameters.default(p, stream))
-                 for p in fixed}
-        given = parameters.checked_stream(stream, given)
-        try:
-            model, engine = self._load(find_model(given['model']), engine_name, device)
-        except ValueError as error:
-            if str(error).startswith(('device', 'engine')):
-                raise
-            raise ValueError(f'{stream}.model: {error}') from error
-        try:
+        given = parameters.checked_stream(stream, {
+            p.name: self._declare(p, f'{stream}.{p.name}', parameters.default(p, stream))
+            for p in parameters.STREAM if not p.dynamic})
+        model, engine = self._load(stream, given['model'], engine_name, device)
+        settings = self._declare_settings(stream, model.spec)
+        with _said_of(f'{stream}.'):
             converter = make_converter(given['type'], model.spec, given['field'],
                                        given['sample_rate'], given['unit'])
-        except ValueError as error:
-            raise ValueError(f'{stream}.{error}') from error
-        settings = self._declare_settings(stream, model.spec)
-        try:
             intake = Intake(self, given['topic'], given['type'])
-        except NameValidationException as error:
-            reason = str(error).split(':')[1].strip()
-            raise ValueError(f'{stream}.topic: {given["topic"]!r}: {reason}') from error
         feed = Feed(stream, intake.take, converter,
                     Detector(model.spec, engine, settings, stream), engine)
         self._feeds[stream] = feed
@@ -145,8 +134,8 @@ class TaoloraNode(Node):
                 f'{stream}: {given["type"]} has no header: samples are stamped by their arrival, '
                 f'evened out at {given["sample_rate"]:g} Hz')
 
-    def _load(self, path, engine_name: str, device: str):
-        """Return the model in a file and its engine, the same for all streams that use it."""
+    def _load(self, stream: str, name: str, engine_name: str, device: str):
+        """Return the model called ``name`` and its engine, the same for all streams that use it."""
         import torch  # takes seconds, so only when it is needed
 
         from taolora_ros.engine import make_engine
@@ -154,8 +143,10 @@ class TaoloraNode(Node):
         # Windows are small, and threads that wait for each other on busy cores make them 5 to 30
         # times slower than one thread is.
         torch.set_num_threads(1)
+        with _said_of(f'{stream}.model: '):
+            path = find_model(name)
+            model = self._engines[path][0] if path in self._engines else load_model(path)
         if path not in self._engines:
-            model = load_model(path)
             engine = make_engine(model, engine_name, device)
             rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
             # Once now: the first run is slow, and a device that fails should fail the start.
@@ -255,3 +246,12 @@ class TaoloraNode(Node):
                 self._reported[name] = problem
                 self.get_logger().warning(f'{name}: {problem}')
         self._diagnostics.publish(array)
+
+
+@contextmanager
+def _said_of(what: str):
+    """Begin the message of a ValueError with what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{what}{error}') from error
