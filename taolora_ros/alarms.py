@@ -40,6 +40,7 @@ class AlarmDecoder(Decoder):
         super().__init__(spec, name)
         self._classes = [spec.classes.index(label) for label in spec.labels]
         self._alarms: list[_Alarm | None] = [None] * len(spec.labels)
+        self._scores: list[list[float]] = []  # of the tokens pushed last
         self.finish()
 
     def finish(self) -> list[Event]:
@@ -54,11 +55,11 @@ class AlarmDecoder(Decoder):
 
     def push(self, tokens: Tokens) -> list[Event]:
         """Take the next tokens; return starts and ends of alarms."""
-        events = []
+        events, self._scores = [], []
         for i, centre in enumerate(tokens.centre.tolist()):
             means = self._average(centre, tokens.probability[i], bool(tokens.valid[i]))
-            for label, mean in enumerate(means):
-                score = biased(mean, self._bias[label])
+            self._scores.append([biased(mean, bias) for mean, bias in zip(means, self._bias)])
+            for label, score in enumerate(self._scores[-1]):
                 if self._alarms[label]:
                     self._alarms[label].tokens += 1
                     self._alarms[label].opened += bool(tokens.gate[i])
@@ -66,6 +67,10 @@ class AlarmDecoder(Decoder):
                 if event:
                     events.append(event)
         return events
+
+    def scores(self) -> np.ndarray:
+        """Return the biased averages of the tokens pushed last, (n, labels)."""
+        return np.reshape(self._scores, (-1, len(self.spec.labels)))
 
     def _average(self, centre: float, probability: np.ndarray, valid: bool) -> list[float]:
         """Return each label's mean probability over the last ``ALARM_TOKENS`` patches."""

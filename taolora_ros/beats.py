@@ -59,6 +59,19 @@ class BeatDecoder(Decoder):
             return []
         return self._judge(float(tokens.centre[-1]))
 
+    def scores(self) -> np.ndarray:
+        """Return what each token pushed last says of a beat and of a ventricular one, (n, 2).
+
+        A beat between two tokens is scored by their mean, and whether it is ventricular by all
+        that point to it: events' own scores may differ a little.
+        """
+        tokens = self._context
+        said = np.stack([1.0 - tokens.probability[:, 0],
+                         tokens.probability @ self._ventricular], axis=1)
+        said[~tokens.valid] = 0.0
+        return np.array([[biased(p, bias) for p, bias in zip(row, self._bias)]
+                         for row in said]).reshape(-1, 2)
+
     def _judge(self, known: float) -> list[Event]:
         """Settle all positions whose neighbourhood lies within the tokens up to ``known``."""
         patch, rate = self.spec.patch, self.spec.rate

@@ -94,6 +94,10 @@ class Decoder:
         """Take the next tokens of a segment; return what is certain now."""
         raise NotImplementedError
 
+    def scores(self) -> np.ndarray:
+        """Return what ``push`` compared with the threshold: (n, labels) of its n tokens."""
+        raise NotImplementedError
+
     def finish(self) -> list[Event]:
         """End the segment; return what was still open."""
         raise NotImplementedError

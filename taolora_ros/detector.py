@@ -29,6 +29,7 @@ from taolora_ros.stream import Rows, Segment, Stream
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine, Scores
+    from taolora_ros.recorder import Recorder
 
 __all__ = ['Anomaly', 'Detector', 'Event', 'Settings', 'Window']
 
@@ -75,14 +76,17 @@ class Detector:
     """Find the events of one stream.
 
     ``engine`` may be left out by who runs the windows of several detectors together; ``name``
-    begins the ids of events. Raise ValueError when the settings do not fit the model.
+    begins the ids of events; a ``recorder`` is told everything. Raise ValueError when the
+    settings do not fit the model.
     """
 
     def __init__(self, spec: ModelSpec, engine: Engine | None = None,
-                 settings: Settings | None = None, name: str = ''):
+                 settings: Settings | None = None, name: str = '',
+                 recorder: Recorder | None = None):
         self.spec = spec
         self.engine = engine
         self.name = name
+        self.recorder = recorder
         self._gate = Gate(spec)
         self.settings = settings or Settings.default(spec)
         self._stream = Stream(spec)
@@ -160,9 +164,14 @@ class Detector:
                 self._segment_ns, self._decided = window.start_ns, 0.0
             tokens = self._decidable(window, scores.probability[i], scores.offset[i])
             results += self._decoder.push(tokens)
-            if window.end >= self.spec.window and window.valid.all():
+            judged = window.end >= self.spec.window and window.valid.all()
+            if judged:
                 results += self._anomalies.push(window.stamp_ns, scores.anomaly[i],
                                                 window.settings.anomaly_threshold)
+            if self.recorder:
+                self.recorder.decided(
+                    window, tokens, self._decoder.scores(),
+                    scores.anomaly[i] / self._anomalies.scale if judged else None)
             if window.final:
                 results += self._decoder.finish()
                 self._segment_ns = None
@@ -225,6 +234,8 @@ class Detector:
                 self._newest = _Track(segment)
                 self._tracks.append(self._newest)
             track = self._newest
+            if self.recorder:
+                self.recorder.grown(segment, track.gated)
             track.flags.append(self._gate.push(segment.features.get(track.gated)))
             track.gated = len(segment)
         del self._stream.segments[:-1]  # tracks hold the others until they are decided
