@@ -37,7 +37,8 @@ def shortened(result: dict) -> dict:
     result = {key: value for key, value in result.items()
               if key not in ('model', 'data', 'seconds', 'skipped_files', 'seen_in_training')}
     if 'fall' in result:
-        wrong = [{key: value for key, value in r.items() if key != 'counts'}
+        wrong = [{key: value for key, value in r.items()
+                  if key not in ('subject', 'duration_s', 'transient_fraction', 'counts')}
                  for r in result['recordings']
                  if r['false_alarms'] or (r['is_fall'] and not r['found'])]
         result = {**result, 'recordings_judged': len(result['recordings']), 'recordings': wrong}
@@ -104,8 +105,8 @@ def _falls() -> list[list[str]]:
         rows += [_fall_row(name, precision, row) for name, row in (
             ('unseen subjects', fall),
             *((f'... {SOURCES[s]}', row) for s, row in fall['sources'].items()))]
-    rows += [_fall_row(f'unseen source: {SOURCES[s]}', 'int4', unseen[f'trained_without_{s}']['fall'])
-             for s in SOURCES]
+    rows += [_fall_row(f'unseen source: {name}', 'int4', unseen[f'trained_without_{s}']['fall'])
+             for s, name in SOURCES.items()]
     return rows
 
 
