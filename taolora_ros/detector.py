@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taolora_ros.alarms import AlarmDecoder
-from taolora_ros.anomaly import AnomalyMonitor
+from taolora_ros.anomaly import AnomalyMonitor, measured, statistics
 from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import Anomaly, Event, Tokens
 from taolora_ros.features import feature_names, history_length, normalise
@@ -46,11 +46,13 @@ class Window:
     ``features`` (L, F) float32 normalised and ``gate`` (T,) bool are for the engine. The window
     ends before sample ``end`` of the segment that began at ``start_ns``; ``stamp_ns`` is that
     moment. ``valid`` (T,) is False near bridged gaps; ``final`` when the segment ends here.
+    ``statistics`` (3, F) are those of its newest quarter, see anomaly.py.
     """
 
     features: np.ndarray
     gate: np.ndarray
     valid: np.ndarray
+    statistics: np.ndarray
     start_ns: int
     stamp_ns: int
     end: int
@@ -95,7 +97,7 @@ class Detector:
         self._tracks: deque[_Track] = deque()  # segments that are not decided to their end
         self._newest: _Track | None = None     # the one that grows
         self._decoder = (BeatDecoder if spec.kind == 'ecg' else AlarmDecoder)(spec, name)
-        self._anomalies = AnomalyMonitor(spec)
+        self.anomalies = AnomalyMonitor(spec)
         self._segment_ns = None  # start of the segment whose tokens are being decided
         self._decided = 0.0      # position up to which they are
         self.tokens = 0          # decided so far
@@ -166,12 +168,13 @@ class Detector:
             results += self._decoder.push(tokens)
             judged = window.end >= self.spec.window and window.valid.all()
             if judged:
-                results += self._anomalies.push(window.stamp_ns, scores.anomaly[i],
-                                                window.settings.anomaly_threshold)
+                results += self.anomalies.push(window.stamp_ns, scores.anomaly[i],
+                                               window.settings.anomaly_threshold,
+                                               window.statistics)
             if self.recorder:
                 self.recorder.decided(
                     window, tokens, self._decoder.scores(),
-                    scores.anomaly[i] / self._anomalies.scale if judged else None)
+                    self.anomalies.scores if judged else None)
             if window.final:
                 results += self._decoder.finish()
                 self._segment_ns = None
@@ -201,7 +204,7 @@ class Detector:
 
         Raise ValueError when too little has been seen.
         """
-        self._anomalies.calibrate()
+        self.anomalies.calibrate()
 
     @property
     def _hop(self) -> int:
@@ -251,10 +254,13 @@ class Detector:
         bridged = np.zeros(spec.window, bool)
         bridged[max(spec.window - end, 0):] = ~segment.valid.get(max(end - spec.window, 0), end)
         valid = ~dilate(bridged.reshape(spec.tokens, spec.patch).any(axis=1), gap_margin(spec))
+        newest = max(end - spec.window // 4, 0)
+        stats = statistics(measured(spec, segment.features.get(newest, end),
+                                    segment.values.get(newest, end)))
         track.last = end
         segment.release(end - history_length(spec))
         track.flags.release((end - spec.window) // spec.patch)
-        return Window(normalise(spec, history), gate, valid, segment.start_ns,
+        return Window(normalise(spec, history), gate, valid, stats, segment.start_ns,
                       segment.time_ns(end), end, final, self._settings)
 
     def _decidable(self, window: Window, probability: np.ndarray, offset: np.ndarray) -> Tokens:
