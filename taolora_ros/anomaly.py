@@ -107,7 +107,6 @@ class AnomalyMonitor:
         self._length_ns = round(spec.window * NANOSECONDS / spec.rate)
         self._recent: deque[tuple] = deque()  # (window end in ns, errors (F,), statistics)
         self._lasting: deque[tuple[int, np.ndarray]] = deque()  # (window end in ns, scores (F,))
-        self.scores = np.zeros(len(self.names))  # (F,) of the window pushed last
         self._newest: int | None = None
         self._anomalous = False
 

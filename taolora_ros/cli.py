@@ -101,7 +101,8 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('kind', choices=('imu', 'ecg'))
+    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies'), help='events of a model, or '
+                        'the anomaly score on healthy recordings and bags and with faults in them')
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
                         help="INT4 as shipped, or full precision; default: the file's own")
@@ -114,6 +115,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    if args.kind == 'anomalies':
+        return _evaluate_anomalies(args)
     from taolora_ros.evaluation.evaluate import evaluate
     from taolora_ros.evaluation.report import notes, tables
     from taolora_ros.progress import progress
@@ -123,6 +126,28 @@ def _evaluate(args: argparse.Namespace) -> int:
     with progress('evaluating', 'files') as report:
         result = evaluate(args.kind, args.data, candidate, args.processes, only, args.unseen,
                           report)
+    console = _console()
+    console.print(*tables(result))
+    for line in notes(result):
+        console.print(line, highlight=False, markup=False)
+    _write_json(args.json, result)
+    return 0
+
+
+def _evaluate_anomalies(args: argparse.Namespace) -> int:
+    from taolora_ros.evaluation.anomalies import evaluate
+    from taolora_ros.evaluation.anomaly_report import notes, tables
+    from taolora_ros.progress import progress
+    from taolora_ros.spec import SPECS
+    _check_writable(args.json)
+    if args.unseen:
+        raise ValueError('--unseen: not for anomalies; --only chooses recordings')
+    candidates = {kind: _candidate(args, kind) for kind in SPECS}
+    if args.model:
+        candidates = {candidates['imu'].describe()['kind']: candidates['imu']}
+    only = frozenset(args.only.split(',')) if args.only else None
+    with progress('evaluating', 'files') as report:
+        result = evaluate(args.data, candidates, args.processes, only, report)
     console = _console()
     console.print(*tables(result))
     for line in notes(result):
