@@ -13,6 +13,7 @@ import numpy as np
 
 from taolora_ros import message_types
 from taolora_ros.block_clock import ARRIVAL_JITTER, BlockClock
+from taolora_ros.cdr import read_imu
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
 from taolora_ros.units import factors
@@ -60,10 +61,11 @@ class Converter:
 
     ``counts`` tells by reason what was left out, ``problem`` the last reason in words,
     ``frame_id`` the sensor's frame as last seen, ``stamped`` whether messages carry header stamps
-    (otherwise ``arrival`` times and the declared rate stand in).
+    (otherwise ``arrival`` times and the declared rate stand in), ``raw`` whether it reads bytes.
     """
 
     stamped = True
+    raw = False
 
     def __init__(self, spec: ModelSpec):
         self.spec = spec
@@ -101,6 +103,8 @@ class Converter:
 class ImuConverter(Converter):
     """sensor_msgs/Imu: m/s^2 and rad/s; a covariance[0] of -1 means not reported (REP 145)."""
 
+    raw = True
+
     def __init__(self, spec: ModelSpec, field: str = ''):
         super().__init__(spec)
         if field:
@@ -109,16 +113,29 @@ class ImuConverter(Converter):
             raise ValueError(f'type: {IMU}: model {spec.name} reads {", ".join(spec.channels)}')
 
     def convert(self, messages: list, arrivals: list[int]) -> Samples:
-        """Return one sample for each message."""
+        """Return one sample for each message; they are all serialised, or none is."""
+        if messages and isinstance(messages[0], bytes):
+            return self._read(messages)
         stamps = np.array([nanoseconds(m.header.stamp) for m in messages], np.int64)
         rows = np.array([_imu_row(m) for m in messages], np.float64).reshape(-1, 6)  # (N, 6)
         if messages:
             self.frame_id = messages[-1].header.frame_id
-            missing = sum(m.linear_acceleration_covariance[0] == -1.0 for m in messages)
-            if missing:
-                self.counts['no_acceleration'] += missing
-                self.problem = 'linear_acceleration_covariance[0] is -1: not reported'
+        self._without_acceleration(sum(m.linear_acceleration_covariance[0] == -1 for m in messages))
         return Samples(stamps, rows)
+
+    def _read(self, messages: list[bytes]) -> Samples:
+        batch = read_imu(messages)
+        if batch.unreadable:
+            self.counts['unreadable'] += batch.unreadable
+            self.problem = f'serialised {IMU} of a length that it cannot have'
+        self.frame_id = batch.frame_id or self.frame_id
+        self._without_acceleration(batch.no_acceleration)
+        return Samples(batch.stamps, batch.values)
+
+    def _without_acceleration(self, count: int) -> None:
+        if count:
+            self.counts['no_acceleration'] += count
+            self.problem = 'linear_acceleration_covariance[0] is -1: not reported'
 
 
 def _imu_row(message) -> tuple:

@@ -120,7 +120,7 @@ class TaoloraNode(Node):
         with _said_of(f'{stream}.'):
             converter = make_converter(given['type'], model.spec, given['field'],
                                        given['sample_rate'], given['unit'])
-            intake = Intake(self, given['topic'], given['type'])
+            intake = Intake(self, given['topic'], given['type'], converter.raw)
         feed = Feed(stream, intake.take, converter,
                     Detector(model.spec, engine, settings, stream), engine)
         self._feeds[stream] = feed
