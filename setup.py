@@ -27,8 +27,10 @@ setup(
         f'{NAME}.engine',
         f'{NAME}.evaluation',
         f'{NAME}.kernels',
+        f'{NAME}.report',
         f'{NAME}.training',
     ],
+    package_data={f'{NAME}.report': ['page.html']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -46,6 +48,7 @@ setup(
         'scipy>=1.8',
         'torch>=2.4',
     ],
+    extras_require={'report': ['plotly>=6.0']},
     zip_safe=False,
     entry_points={
         'console_scripts': [

@@ -166,17 +166,26 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--recording', metavar='NAME', help='name or number in an .npz file')
     parser.add_argument('--label', help='show events of this label only')
     parser.add_argument('--json', metavar='FILE', help='write what was read and found there too')
+    parser.add_argument('--report', metavar='FILE',
+                        help='write a page (HTML) with signals, scores and events to zoom into')
     _add_running(parser)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    import dataclasses
     from taolora_ros.replay import Source, replay
     _check_writable(args.json)
+    _check_writable(args.report)
+    if args.report:
+        from taolora_ros.report import check_plotly, write_report
+        check_plotly()
     source = Source(Path(args.source), args.topic, args.field, args.sample_rate, args.unit,
                     args.recording)
-    played = replay(source, lambda kind: _candidate(args, kind), _console(), args.label)
-    _write_json(args.json, [{**dataclasses.asdict(one), 'rate': one.rate} for one in played])
+    played = replay(source, lambda kind: _candidate(args, kind), _console(), args.label,
+                    bool(args.report))
+    _write_json(args.json, [one.to_dict() for one in played])
+    if args.report:
+        size = write_report(args.report, f'{source.path.name} replayed', played)
+        print(f'report: {args.report} ({size / 1e6:.1f} MB)')
     return 0
 
 

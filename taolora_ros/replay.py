@@ -12,6 +12,7 @@ from rich.text import Text
 
 from taolora_ros.bags import IMU, Bag
 from taolora_ros.evaluation.detection import Candidate, recording_samples
+from taolora_ros.recorder import Recorder
 from taolora_ros.recordings import Recording, read_npz
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import SPECS
@@ -46,12 +47,19 @@ class Played:
     counts: Counter = field(default_factory=Counter)
     transient_fraction: float = 0.0
     events: list[dict] = field(default_factory=list)
+    annotation: str = ''
+    recorder: Recorder | None = None  # what the detector saw and decided, if that was asked for
 
     @property
     def rate(self) -> float:
         """Measured samples a second, 0 when it cannot be told."""
         span = self.last_ns - self.first_ns
         return (self.samples - 1) * NANOSECONDS / span if span > 0 else 0.0
+
+    def to_dict(self) -> dict:
+        """Return what is plain enough for JSON: all but the recorder."""
+        told = {name: value for name, value in vars(self).items() if name != 'recorder'}
+        return {**told, 'rate': self.rate}
 
     def summary(self) -> list[str]:
         """Return in words what was read, dropped and found."""
@@ -61,7 +69,8 @@ class Played:
             f'{self.name}: read {self.samples} samples, {seconds:.1f} s at {self.rate:.1f} Hz',
             f'  dropped or mended: {_listing(self.counts)}',
             f'  found: {_listing(labels)}; transient path open for '
-            f'{100 * self.transient_fraction:.1f} % of the time']
+            f'{100 * self.transient_fraction:.1f} % of the time',
+            *([f'  {self.annotation}'] if self.annotation else [])]
 
 
 def _listing(counts: Counter) -> str:
@@ -69,21 +78,21 @@ def _listing(counts: Counter) -> str:
 
 
 def replay(source: Source, candidate: Callable[[str], Candidate], console: Console,
-           label: str | None = None) -> list[Played]:
+           label: str | None = None, record: bool = False) -> list[Played]:
     """Play ``source``, printing events as they are found and a summary; return what was played.
 
     ``candidate`` gives for 'imu' or 'ecg' the model to use; ``label`` keeps events of that label
-    only. Raise ValueError for a source that cannot be read or does not fit the model.
+    only; ``record`` keeps what a report shows. Raise ValueError for a source that cannot be read or does not fit the model.
     """
     if not source.path.exists():
         raise ValueError(f'{source.path}: no such file or folder')
     if source.path.suffix == '.npz':
-        return list(_replay_recordings(source, candidate, console, label))
-    return [_replay_bag(source, candidate, console, label)]
+        return list(_replay_recordings(source, candidate, console, label, record))
+    return [_replay_bag(source, candidate, console, label, record)]
 
 
-def _replay_recordings(source: Source, candidate, console: Console, label: str | None
-                       ) -> Iterator[Played]:
+def _replay_recordings(source: Source, candidate, console: Console, label: str | None,
+                       record: bool) -> Iterator[Played]:
     if source.topic:
         raise ValueError(f'{source.path}: an .npz file has no topics; --recording chooses in it')
     loaded, names = None, []
@@ -97,7 +106,9 @@ def _replay_recordings(source: Source, candidate, console: Console, label: str |
         what = recording.label or (f'lead {recording.leads[recording.lead()]}'
                                    if recording.leads else '')
         name = recording.name + (f' ({what})' if what else '')
-        yield play(name, [samples], loaded, console, label, _annotation(recording))
+        recorder = Recorder(loaded[0], loaded[2], _reference(recording)) if record else None
+        yield play(name, [samples], loaded, console, label, _annotation(recording),
+                   recorder=recorder)
     if loaded is None:
         raise ValueError(f'{source.path}: no recording {source.recording!r} in it; it holds '
                          f'0 to {len(names) - 1}: {", ".join(names[:SHOWN_NAMES])}'
@@ -114,7 +125,17 @@ def _annotation(recording: Recording) -> str:
             f'{int((recording.beat_aami == "V").sum())} of them ventricular')
 
 
-def _replay_bag(source: Source, candidate, console: Console, label: str | None) -> Played:
+def _reference(recording: Recording) -> tuple[tuple[float, str], ...]:
+    """Return what is annotated as (seconds, label)."""
+    if recording.kind == 'imu':
+        return ((recording.fall_time_s, 'fall'),) if recording.is_fall else ()
+    if recording.beat_times_s is None:
+        return ()
+    return tuple(zip(recording.beat_times_s.tolist(), map(str, recording.beat_aami)))
+
+
+def _replay_bag(source: Source, candidate, console: Console, label: str | None,
+                record: bool) -> Played:
     if source.recording is not None:
         raise ValueError(f'{source.path}: --recording is for .npz files; --topic chooses in a bag')
     with Bag(source.path) as bag:
@@ -124,23 +145,25 @@ def _replay_bag(source: Source, candidate, console: Console, label: str | None) 
         converter = bag.converter(topic, loaded[0], source.field, source.sample_rate, source.unit)
         pieces = (converter.convert(*piece) for piece in bag.messages(topic))
         played = play(f'{topic.name} ({topic.type}, {topic.count} messages)', pieces, loaded,
-                      console, label, counts=converter.counts)
+                      console, label, counts=converter.counts,
+                      recorder=Recorder(loaded[0], loaded[2]) if record else None)
         if converter.problem:
             console.print(f'  last problem: {converter.problem}', markup=False)
         return played
 
 
 def play(name: str, pieces: Iterable[Samples], loaded: tuple, console: Console,
-         label: str | None = None, annotation: str = '', counts: Counter | None = None) -> Played:
+         label: str | None = None, annotation: str = '', counts: Counter | None = None,
+         recorder: Recorder | None = None) -> Played:
     """Run ``pieces`` of one stream through a fresh detector and print what it finds.
 
     ``loaded`` is (spec, engine, settings); ``counts`` are drops before the detector, read at
-    the end.
+    the end; a ``recorder`` hears everything.
     """
     from taolora_ros.detector import Detector
     spec, engine, settings = loaded
-    detector = Detector(spec, engine, settings, name=spec.kind)
-    played = Played(name)
+    detector = Detector(spec, engine, settings, name=spec.kind, recorder=recorder)
+    played = Played(name, annotation=annotation, recorder=recorder)
     printer = _Printer(console, label)
     for samples in pieces:
         if len(samples):
@@ -151,7 +174,7 @@ def play(name: str, pieces: Iterable[Samples], loaded: tuple, console: Console,
     _report(detector.flush(), played, printer)
     played.counts = Counter(detector.counts) + Counter(counts or {})
     played.transient_fraction = float(detector.gate_fraction)
-    for line in played.summary() + ([f'  {annotation}'] if annotation else []):
+    for line in played.summary():
         console.print(line, markup=False, highlight=False)
     return played
 
@@ -170,11 +193,12 @@ def _row(item, first_ns: int) -> dict:
         return {'label': 'anomaly', 'phase': 'start' if item.is_anomalous else 'end',
                 'severity': 'info', 'score': float(item.score), 'stamp_ns': int(item.stamp_ns),
                 'time_s': (item.stamp_ns - first_ns) / NANOSECONDS,
+                'start_ns': int(item.start_ns), 'stop_ns': int(item.stop_ns),
                 'values': {k: float(v) for k, v in item.channel_scores.items()}}
     return {'label': item.label, 'phase': PHASES[item.phase],
             'severity': SEVERITIES[item.severity], 'score': float(item.score),
             'stamp_ns': int(item.stamp_ns), 'time_s': (item.stamp_ns - first_ns) / NANOSECONDS,
-            'id': item.id, 'transient_fraction': float(item.transient_fraction),
+            'start_ns': int(item.start_ns), 'stop_ns': int(item.stop_ns), 'id': item.id, 'transient_fraction': float(item.transient_fraction),
             'values': {k: float(v) for k, v in item.values.items()}}
 
 
