@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
             ('train', 'train a model and quantize it', _add_train, _train),
             ('quantize', 'turn a full-precision model into INT4 with gated LoRA',
              _add_quantize, _quantize),
-            ('info', 'show what is in a model file', _add_info, _info)):
+            ('info', 'show what is in a model file', _add_info, _info),
+            ('bench', 'measure what the node costs on this machine', _add_bench, _bench)):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.',
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
         command.tells_format = name in ('evaluate', 'train')
@@ -241,6 +242,20 @@ def _info(args: argparse.Namespace) -> int:
     from taolora_ros.shipped import find_model
     path = find_model(args.model)
     _console().print(*tables(path, load_model(path)))
+    return 0
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from taolora_ros.bench.command import add_commands
+    add_commands(parser)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from taolora_ros.bench.command import run
+    _check_writable(args.json)
+    result, table = run(args)
+    _console().print(table)
+    _write_json(args.json, result)
     return 0
 
 

@@ -1,0 +1,82 @@
+"""``taolora bench node``: from sample to result, what it costs and whether anything is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.table import Table
+
+from taolora_ros.bench.processes import load, machine
+from taolora_ros.bench.whole_node import DROPS, Heard, cost, run_node
+from taolora_ros.samples import NANOSECONDS
+from taolora_ros.spec import IMU_FALLS
+
+CASES = ((1, 100.0), (1, 1000.0), (8, 1000.0))  # streams, Hz of each
+
+
+def measure(seconds: float, hop: float | None = None, cases: Sequence[tuple[int, float]] = CASES,
+            report: Callable[[int, int, str], None] = lambda *_: None) -> dict:
+    """Return what the node did with each of ``cases``; ``hop`` in s, by default the model's."""
+    found, before = [], load()
+    for i, (streams, rate) in enumerate(cases):
+        report(i, len(cases), f'{streams} x {rate:g} Hz')
+        heard = run_node(streams, rate, seconds, hop)
+        found.append({'streams': streams, 'rate_hz': rate, **_judged(heard, streams, hop)})
+    return {'cases': found, 'seconds': seconds, 'machine': machine(), 'load': [before, load()]}
+
+
+def _judged(heard: Heard, streams: int, hop: float | None) -> dict:
+    """Return the figures of one case."""
+    cpu, messages, passed = cost(heard)
+    hop = max(round((hop or IMU_FALLS.hop) * IMU_FALLS.rate), 1) / IMU_FALLS.rate
+    first = min((arrival for *_, arrival in heard.results), default=0)
+    steady = [one for one in heard.results if one[2] >= first + NANOSECONDS]
+    if len(steady) < 2:
+        raise RuntimeError(f'{len(steady)} windows were decided, too few to measure')
+    latency = np.array([arrival - stamp for _, stamp, arrival in steady]) / 1e6  # ms
+    ends: dict[str, list[int]] = {}
+    for stream, stamp, _ in steady:
+        ends.setdefault(stream, []).append(stamp)
+    due = sum(round((max(e) - min(e)) / (hop * NANOSECONDS)) + 1 for e in ends.values())
+    span = max(max(e) - min(e) for e in ends.values()) / NANOSECONDS + hop
+    delivered = sum(heard.states[-1][2].values())
+    drops = {name: n for name, n in heard.states[-1][3].items() if name in DROPS}
+    return {'hop_s': hop, 'latency_ms': {'p50': round(float(np.quantile(latency, 0.5)), 2),
+                                         'p99': round(float(np.quantile(latency, 0.99)), 2),
+                                         'max': round(float(latency.max()), 2)},
+            'cpu_percent': round(100 * cpu / passed, 1),
+            'us_per_message': round(1e6 * cpu / messages, 1),
+            'sent': heard.sent * streams, 'delivered': delivered,
+            'taken': delivered - sum(drops.values()), 'drops': drops,
+            'decisions': len(steady), 'decisions_due': due + (streams - len(ends)),
+            'decisions_per_s': round(len(steady) / span, 2),
+            'decisions_per_s_due': round(streams / hop, 2),
+            'publisher_late_ms': round(1e3 * heard.late, 1)}
+
+
+def table(result: dict) -> Table:
+    """Return the figures as a table, a column for each case."""
+    shown = Table(title='The node, from the last sample of a window to its result',
+                  caption=f'{result["machine"]}; load {result["load"][0]} before, '
+                          f'{result["load"][1]} after; {result["seconds"]:g} s each')
+    shown.add_column('')
+    for case in result['cases']:
+        shown.add_column(f'{case["streams"]} x {case["rate_hz"]:g} Hz', justify='right')
+    rows = {
+        'latency p50, ms': lambda c: f'{c["latency_ms"]["p50"]:.1f}',
+        'latency p99, ms': lambda c: f'{c["latency_ms"]["p99"]:.1f}',
+        'latency max, ms': lambda c: f'{c["latency_ms"]["max"]:.1f}',
+        'publisher late at worst, ms': lambda c: f'{c["publisher_late_ms"]:.1f}',
+        'CPU, % of a core': lambda c: f'{c["cpu_percent"]:.1f}',
+        'CPU, µs per message': lambda c: f'{c["us_per_message"]:.1f}',
+        'samples sent': lambda c: str(c['sent']),
+        '... delivered by DDS': lambda c: str(c['delivered']),
+        '... taken by the detectors': lambda c: str(c['taken']),
+        'hop, s': lambda c: f'{c["hop_s"]:g}',
+        'decisions (due)': lambda c: f'{c["decisions"]} ({c["decisions_due"]})',
+        'decisions per s (due)': lambda c: (f'{c["decisions_per_s"]:.2f} '
+                                            f'({c["decisions_per_s_due"]:.2f})')}
+    for name, show in rows.items():
+        shown.add_row(name, *map(show, result['cases']))
+    return shown

@@ -1,0 +1,101 @@
+"""Processes to measure: started, watched from outside, ended; and the machine they run on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE = 90.0  # s a process may take to start on a machine that is busy
+
+
+def own_domain() -> None:
+    """Keep to this machine and, unless one is chosen, to a ROS domain nobody else uses."""
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    os.environ.setdefault('ROS_DOMAIN_ID', str(random.SystemRandom().randrange(1, 101)))
+
+
+def machine() -> str:
+    """Return processor, cores that can be used and Python in one line."""
+    cpu = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        names = [line.split(':', 1)[1].strip() for line in info.read_text().splitlines()
+                 if line.startswith('model name')]
+        cpu = names[0] if names else cpu
+    return f'{cpu}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}'
+
+
+def load() -> float:
+    """Return how many processes wanted to run during the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
+
+
+class Process:
+    """A Python module as a process; use it in ``with``, which ends it.
+
+    Raise RuntimeError with what the process said when it ends before it should.
+    """
+
+    def __init__(self, module: str, *arguments: str):
+        self.module = module
+        self._said = tempfile.TemporaryFile('w+')
+        self._process = subprocess.Popen([sys.executable, '-m', module, *arguments],
+                                         stdout=self._said, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> Process:
+        """Return the process."""
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """End it as Ctrl-C does."""
+        if self.runs():
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def runs(self) -> bool:
+        """Return whether it has not ended."""
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        self._said.seek(0)
+        return self._said.read()
+
+    def cpu(self) -> float:
+        """Return the seconds that all its threads have run; 0 when it has ended."""
+        try:  # the clock that clock_getcpuclockid(3) names for a process, in nanoseconds
+            return time.clock_gettime((~self._process.pid << 3) | 2)
+        except OSError:
+            return 0.0
+
+    def wait_for(self, text: str, timeout: float = PATIENCE) -> None:
+        """Wait until it has printed ``text``."""
+        end = time.monotonic() + timeout
+        while text not in self.output():
+            if not self.runs() or time.monotonic() > end:
+                if text in self.output():
+                    return
+                raise RuntimeError(f'{self.module} did not say {text!r}: {self.output().strip()}')
+            time.sleep(0.05)
+
+    def result(self, timeout: float) -> str:
+        """Wait until it ends; return the last line it printed."""
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = 'no end'
+        lines = self.output().strip().splitlines()
+        if status != 0 or not lines:
+            raise RuntimeError(f'{self.module}: {status}: {self.output().strip()}')
+        return lines[-1]
