@@ -34,8 +34,11 @@ class Candidate:
 
     def load(self):
         """Return (spec, engine, settings); raise ValueError naming what does not fit."""
+        import torch
+
         from taolora_ros.engine import make_engine
         from taolora_ros.model_file import load_model
+        torch.set_num_threads(1)  # windows are small: threads that wait for each other only cost
         model = load_model(self.model, self.precision)
         engine = make_engine(model, self.engine, self.device)
         return model.spec, engine, changed_settings(model.spec, self.settings)

@@ -32,7 +32,8 @@ def train_command(args: argparse.Namespace) -> int:
     if not out.name.endswith('.safetensors'):
         raise ValueError(f'--out: {out} must end in .safetensors')
     job = Job(args.kind, Path(args.data), out, args.device, args.resume,
-              frozenset(args.leave_out.split(',')) if args.leave_out else frozenset(), training)
+              frozenset(args.leave_out.split(',')) if args.leave_out else frozenset(), training,
+              tuning=tune_options(args.tune))
     with progress() as report:
         if args.folds is None:
             make_model(job, report)
@@ -63,16 +64,20 @@ def quantize_command(args: argparse.Namespace) -> int:
                                   if getattr(args, name) is not None})
     if not 1 <= options.rank <= 32:
         raise ValueError(f'--rank: {options.rank}, must be 1..32')
-    tuning = TuneOptions() if args.tune is None else TuneOptions(steps=args.tune)
-    if tuning.steps < 0:
-        raise ValueError(f'--tune: {tuning.steps}, must be 0 or more')
     left_out = frozenset(model.metadata['provenance'].get('left_out', []))
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
-              quantization=options, tuning=tuning)
+              quantization=options, tuning=tune_options(args.tune))
     with progress() as report:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')
     return 0
+
+
+def tune_options(steps: int | None) -> TuneOptions:
+    """Return the options of tuning with so many steps, None meaning as usual."""
+    if steps is not None and steps < 0:
+        raise ValueError(f'--tune: {steps}, must be 0 or more')
+    return TuneOptions() if steps is None else TuneOptions(steps=steps)
 
 
 def headline(results: dict[str, dict], folds: int) -> dict:
