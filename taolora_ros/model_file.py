@@ -19,7 +19,6 @@ The safetensors header carries one string, ``taolora``: JSON with ``format_versi
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from taolora_ros.features import feature_names
 from taolora_ros.network import TaoNetwork
 from taolora_ros.quantization import pack_int4, unpack_int4
 from taolora_ros.spec import ModelSpec
+from taolora_ros.spec_check import check_spec
 
 FORMAT_VERSION = 1
 MAX_BYTES = 256 * 2 ** 20
@@ -111,17 +111,22 @@ def load_model(path: str | Path, precision: str | None = None) -> Model:
         description, tensors = _read(path)
     try:
         spec = ModelSpec.from_dict(description['spec'])
-        _check_size(spec)
+        check_spec(spec)
         network = TaoNetwork(spec)
         _fill(network, dict(tensors), description)
         scale = tensors['anomaly_scale']
         if scale.shape != (len(feature_names(spec)),):
             raise ValueError(f'anomaly_scale has shape {tuple(scale.shape)}')
+        if not scale.is_floating_point() or not bool((scale > 0).all() & scale.isfinite().all()):
+            raise ValueError('anomaly_scale must be finite numbers above 0')
+        for name in ('provenance', 'figures'):
+            if not isinstance(description.get(name, {}), dict):
+                raise ValueError(f'{name} must be a table of names and values')
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path}: not a taolora model: {error!r} is missing or wrong') from error
-    except (ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()
-        raise ValueError(f'{path}: {" ".join(line.strip() for line in first[:3])}') from error
+        raise ValueError(f'{path}: not a taolora model: {error!r:.200} is missing or wrong'
+                         ) from error
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f'{path}: {" ".join(str(error).split()):.300}') from error
     return Model(spec, network.eval(), scale.float(), tensors, description)
 
 
@@ -153,39 +158,29 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f'{path}: not a complete safetensors file ({error})') from error
 
 
-def _check_size(spec: ModelSpec) -> None:
-    """Refuse shapes no file of ``MAX_BYTES`` could hold, before anything is allocated."""
-    n = spec.network
-    whole = {'patch': spec.patch, 'tokens': spec.tokens, 'width': n.width, 'heads': n.heads,
-             'kernel': n.kernel, 'mlp': n.mlp, 'bottleneck': n.bottleneck}
-    for name, value in whole.items():
-        if not isinstance(value, int) or not 1 <= value <= 4096:
-            raise ValueError(f'spec: {name} = {value!r} must be a whole number in 1..4096')
-    if not 1 <= len(n.blocks) <= 64 or n.width % (2 * n.heads) or n.kernel % 2 == 0:
-        raise ValueError('spec: blocks must be 1..64, width a multiple of 2 * heads, kernel odd')
-    if n.mlp * n.width ** 2 * len(n.blocks) > MAX_BYTES:
-        raise ValueError('spec: the network is larger than a model file may be')
-    for name in ('rate', 'hop', 'delay', 'refractory'):
-        value = getattr(spec, name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise ValueError(f'spec: {name} = {value!r} must be a finite number')
-    if spec.kind not in ('imu', 'ecg') or spec.rate <= 0:
-        raise ValueError(f"spec: kind {spec.kind!r} must be 'imu' or 'ecg', rate {spec.rate} > 0")
-
-
 def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) -> None:
     """Load the tensors into ``network``, switching the layers listed to INT4."""
     linears = network.linears()
     for name, options in description['layers'].items():
         if name not in linears:
-            raise ValueError(f'layer {name!r} is not part of this network')
+            raise ValueError(f'layer {name!r:.99} is not part of this network')
         layer = linears[name]
         packed, *rest = (tensors.pop(f'{name}.{part}') for part in PARTS)
-        if packed.dtype != torch.uint8 or packed.shape[1:] != (layer.out_features,):
+        if (packed.dtype != torch.uint8 or packed.ndim != 2
+                or packed.shape[1] != layer.out_features):
             raise ValueError(f'{name}.packed: {packed.dtype} {tuple(packed.shape)}')
+        for part, tensor in zip(PARTS[1:], rest):
+            if not tensor.is_floating_point() or tensor.ndim != (1 if part == 'x_inv' else 2):
+                raise ValueError(f'{name}.{part}: {tensor.dtype} {tuple(tensor.shape)}')
         w_scale, x_inv, a, b = rest
+        groups = len(w_scale)
+        if not 1 <= groups <= layer.in_features or layer.in_features % groups:
+            raise ValueError(f'{name}.w_scale: {groups} groups of {layer.in_features} inputs')
+        x_zero = options['x_zero']
+        if x_zero is not None and (type(x_zero) is not int or not 0 <= x_zero <= 15):
+            raise ValueError(f'{name}: zero point {x_zero!r:.60} must be none or 0..15')
         layer.load_int4(unpack_int4(packed, layer.in_features), w_scale, x_inv,
-                        options['x_zero'], a, b, options['buffer'])
+                        x_zero, a, b, options['buffer'])
     tensors.pop('anomaly_scale')
     own = network.state_dict()
     missing = {n for n in own if n not in tensors and not n.endswith(
@@ -193,8 +188,9 @@ def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) ->
     if missing:
         raise ValueError(f'tensor {sorted(missing)[0]!r} is missing')
     for name, tensor in tensors.items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise ValueError(f'tensor {name!r} with shape {tuple(tensor.shape)} does not fit')
+        if (name not in own or own[name].shape != tensor.shape
+                or not tensor.is_floating_point()):
+            raise ValueError(f'tensor {name!r:.99} with {tensor.dtype} {tuple(tensor.shape)} does not fit')
         own[name].copy_(tensor)  # state_dict shares memory with the network
     if not all(bool(torch.isfinite(t).all()) for t in own.values()):
         raise ValueError('a weight is not a finite number')
