@@ -68,7 +68,7 @@ class Bag:
             self._reader = AnyReader([self.path], default_typestore=self._store)
             self._reader.open()
         except Exception as error:  # sqlite, yaml, mcap and rosbags each raise their own
-            raise ValueError(f'{path}: not a readable rosbag2 recording: {error}') from error
+            raise ValueError(f'{path}: not a readable rosbag2 recording: {_line(error)}') from error
         self.topics = tuple(
             Topic(name, info.msgtype or '', info.msgcount)
             for name, info in sorted(self._reader.topics.items()))
@@ -112,7 +112,7 @@ class Bag:
                     yield messages, arrivals
                     messages, arrivals = [], []
         except Exception as error:  # sqlite, mcap and rosbags each raise their own
-            raise ValueError(f'{self.path}: {topic.name}: {error}') from error
+            raise ValueError(f'{self.path}: {topic.name}: {_line(error)}') from error
         if messages:
             yield messages, arrivals
 
@@ -134,6 +134,11 @@ class Bag:
                 return store
         raise ValueError(f'{self.path}: {topic.name}: type {topic.type or "(several)"} is '
                          'unknown, and the bag does not define it')
+
+
+def _line(error: Exception) -> str:
+    """Return an error's text as one line that is not too long."""
+    return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
 def _message_type(store, name: str) -> type:

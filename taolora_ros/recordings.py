@@ -25,7 +25,6 @@ The format (channel-first, delta-coded int16; differences wrap, so decoding is e
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +122,16 @@ def read_npz(path: str | Path) -> Iterator[Recording]:
             raise ValueError(f'{path}: neither acc_delta (IMU) nor sig_delta (ECG) inside')
         try:
             arrays = {key: data[key] for key in data.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f'{path}: cannot be decoded: {error}') from error
+        except Exception as error:  # zipfile, zlib and numpy each raise their own
+            raise _fault(path, 'cannot be decoded: ', error) from error
     try:
         yield from (_imu if kind == 'imu' else _ecg)(path, arrays)
     except KeyError as error:
         raise ValueError(f'{path}: key {error} is missing') from error
+    except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        if str(path) in str(error):
+            raise
+        raise _fault(path, 'an array is not as it should be: ', error) from error
 
 
 def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
@@ -172,11 +175,16 @@ def save_ecg(path: str | Path, recording: Recording) -> None:
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
         data = np.load(path)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f'{path}: not a readable .npz file: {error}') from error
+    except Exception as error:  # zipfile, zlib and numpy each raise their own
+        raise _fault(path, 'not a readable .npz file: ', error) from error
     if not isinstance(data, np.lib.npyio.NpzFile):
         raise ValueError(f'{path}: a single array, not an .npz file')
     return data
+
+
+def _fault(path: Path, what: str, error: Exception) -> ValueError:
+    """Return an error of one line, whatever the file's own says."""
+    return ValueError(f'{path}: {what}{" ".join(str(error).split()):.200}')
 
 
 def _kind(keys: list[str]) -> str | None:
