@@ -19,6 +19,8 @@ from taolora_ros.spec import ModelSpec
 from taolora_ros.units import factors
 
 RATES = (0.01, 1e6)  # Hz: what a message may claim about its sample rate
+LONGEST = 600.0  # s of samples in one message: memory is bounded, whatever a message claims
+MOST = 2**20     # values in one message
 RATE_FIELDS = ('sample_rate', 'sampling_rate', 'sampling_frequency', 'sample_frequency', 'fs', 'sr')
 IMU, BIOSIGNAL = 'sensor_msgs/msg/Imu', 'taolora_msgs/msg/Biosignal'
 
@@ -33,6 +35,13 @@ def checked_rate(rate: float) -> float:
     if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(f'sample rate {rate} Hz: outside {RATES[0]:g} to {RATES[1]:g} Hz')
     return float(rate)
+
+
+def check_length(count: int, rate: float) -> None:
+    """Raise ValueError when ``count`` samples at ``rate`` (Hz) are too long for one message."""
+    if count > LONGEST * rate:
+        raise ValueError(f'{count} samples at {rate:g} Hz: {count / rate:g} s in one message, '
+                         f'at most {LONGEST:g} s are read')
 
 
 def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate: float = 0.0,
@@ -170,10 +179,13 @@ class BiosignalConverter(Converter):
         """Return the samples of one block."""
         rate = checked_rate(message.sample_rate)
         channels = int(message.channels)
+        if len(message.data) > MOST:
+            raise ValueError(f'data: {len(message.data)} values in one message, at most {MOST}')
         data = np.asarray(message.data, np.float64)
         if channels < 1 or len(data) % channels:
             raise ValueError(f'data: {len(data)} values do not divide into {channels} channels')
         data = data.reshape(-1, channels)  # (N, channels)
+        check_length(len(data), rate)
         columns = self._columns([name.lower() for name in message.channel_names], channels)
         values = _fill(self.spec, data[:, columns]) * factors(self.spec, message.unit or self.unit)
         self.frame_id = message.header.frame_id
@@ -195,8 +207,8 @@ class BiosignalConverter(Converter):
         for name in wanted:
             column = names.index(name) if name in names else int(name) if name.isdigit() else -1
             if not 0 <= column < channels:
-                raise ValueError(f'channel {name!r}: not among the {channels} channels '
-                                 f'{", ".join(names) or "(unnamed)"}')
+                raise ValueError(f'channel {name!r:.60}: not among the {channels} channels '
+                                 f'{", ".join(names)[:200] or "(unnamed)"}')
             columns.append(column)
         return columns
 
@@ -242,11 +254,14 @@ class FieldConverter(Converter):
         else:
             data = message_types.column(message, self.paths[0])
             data = data.reshape(-1, self._width(message, len(data)))
+        if len(data) > MOST:
+            raise ValueError(f'{self.paths[0]}: {len(data)} samples in one message, at most {MOST}')
         values = _fill(self.spec, data) * self.factors  # (N, C)
         if not len(values):
             return Samples(np.zeros(0, np.int64), values)
         rate = self.rate or (checked_rate(getattr(message, self.rate_field))
                              if self.rate_field else 1.0)
+        check_length(len(values), rate)
         if not self.stamped:
             return self._block(self._clock.place(arrival, len(values), rate, ARRIVAL_JITTER),
                                rate, values)

@@ -76,7 +76,7 @@ class Tokens:
 
 def biased(probability: float, bias: float) -> float:
     """Return sigmoid(logit(p) + bias): a probability whose operating point was moved to 0.5."""
-    p = min(max(float(probability), 0.0), 1.0)
+    p = min(max(0.0, float(probability)), 1.0)  # in this order NaN becomes 0
     odds = np.exp(bias)
     return float(p * odds / (p * odds + (1.0 - p)))
 
