@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -22,7 +23,7 @@ from taolora_ros.spec import ModelSpec
 
 SIGNAL, SCORES, ANOMALY = 170, 120, 100  # pixels high
 LINES = ('#0072b2', '#009e73', '#cc79a7')  # Okabe and Ito: told apart by everybody
-SCORES_OF = ('#0072b2', '#e69f00')        # labels, as their marks are where those are no alarms
+SCORES_OF = ('#0072b2', '#e69f00')        # of labels, as the marks of beats are
 DARK, GATE = '#333333', 'rgba(240, 190, 40, 0.35)'
 
 
@@ -56,7 +57,7 @@ def _add_signals(panels: Panels, recorder: Recorder, budget: int) -> list[str]:
         axes.append(panels.panel(
             SIGNAL, title={'text': f'{_quantity(spec, columns)} [{unit}]'}, tickmode='auto',
             range=_range([values[:, columns] for _, values in pieces])))
-        for colour, column in zip(LINES if len(columns) > 1 else [DARK], columns):
+        for colour, column in zip(itertools.cycle(LINES if len(columns) > 1 else [DARK]), columns):
             told, values = [], [np.zeros(0, np.float32)]
             for start, piece in pieces:
                 kept, every = thinned(piece[:, column], width)
@@ -101,7 +102,7 @@ def _add_scores(panels: Panels, recorder: Recorder, budget: int, signals: list[s
                    legendgroup='gate', showlegend=shown, reduce='mean',
                    hovertemplate='%{y:.0%}' if shown else None,
                    hoverinfo=None if shown else 'skip')
-    for column, (label, colour) in enumerate(zip(recorder.spec.labels, SCORES_OF)):
+    for column, (label, colour) in enumerate(zip(recorder.spec.labels, itertools.cycle(SCORES_OF))):
         peaks = np.maximum.reduceat(scores[:, column], first).astype(np.float32)
         panels.line(seconds, peaks, told, axis, name=f'score of {label}',
                    line={'width': 1.2, 'color': colour})
