@@ -190,7 +190,8 @@ def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) ->
     for name, tensor in tensors.items():
         if (name not in own or own[name].shape != tensor.shape
                 or not tensor.is_floating_point()):
-            raise ValueError(f'tensor {name!r:.99} with {tensor.dtype} {tuple(tensor.shape)} does not fit')
+            raise ValueError(f'tensor {name!r:.99} with {tensor.dtype} {tuple(tensor.shape)} '
+                             'does not fit')
         own[name].copy_(tensor)  # state_dict shares memory with the network
     if not all(bool(torch.isfinite(t).all()) for t in own.values()):
         raise ValueError('a weight is not a finite number')

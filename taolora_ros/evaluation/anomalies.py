@@ -141,7 +141,8 @@ def evaluate(data: str | Path, candidates: dict[str, Candidate], processes: int 
     paths = find_trials(data, tuple(candidates))
     models = {kind: candidate.describe() for kind, candidate in candidates.items()}
     streams, skipped = [], {}
-    for done, (path, outcome) in enumerate(_judge_all(paths, candidates, processes or PROCESSES, only), 1):
+    judged = _judge_all(paths, candidates, processes or PROCESSES, only)
+    for done, (path, outcome) in enumerate(judged, 1):
         if isinstance(outcome, str):
             skipped[str(path)] = outcome
         elif outcome:
