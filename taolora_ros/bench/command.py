@@ -50,9 +50,8 @@ def run(args: argparse.Namespace) -> tuple[dict, object]:
     except ImportError as error:
         raise ValueError(f'{error}: run `make setup`, or source ROS 2 and a workspace with '
                          'taolora_msgs') from error
-    own_domain()
     try:
-        with progress('measuring', 'runs') as report:
+        with own_domain(), progress('measuring', 'runs') as report:
             return args.measure(args, report)
     except RuntimeError as error:  # a process that ended, or said nothing
         raise ValueError(str(error)) from error

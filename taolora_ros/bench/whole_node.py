@@ -6,11 +6,13 @@ import json
 import time
 from dataclasses import dataclass, field
 
+from taolora_ros.anomaly import SUSTAIN
 from taolora_ros.bench.processes import PATIENCE, Process
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
 
-WARM_UP = IMU_FALLS.window / IMU_FALLS.rate + 1.0  # s of messages until windows are full
+# s of messages until windows are full and scores have lasted long enough to be published
+WARM_UP = IMU_FALLS.window / IMU_FALLS.rate + SUSTAIN + 1.0
 SETTLE = 2.5   # s after the last message until the node has told what it counted
 DROPS = ('unreadable', 'refused', 'invalid_stamp', 'nonfinite', 'out_of_range', 'repeated', 'late',
          'jump')  # counts of samples that the detector did not take
@@ -76,7 +78,9 @@ def _listen(node, process: Process, names: list[str], rate: float, seconds: floa
             for result, arrival in zip(*anomalies.take()[:2]):
                 heard.results.append((result.stream, _nanoseconds(result.header.stamp), arrival))
             for array in diagnostics.take()[0]:
-                heard.states.append((time.monotonic(), process.cpu(), *_counted(array)))
+                state = _counted(array)
+                if set(state[0]) == set(names):  # others may say something there too
+                    heard.states.append((time.monotonic(), process.cpu(), *state))
             if over is None and (not publisher.runs() or time.monotonic() > end):
                 over = time.monotonic() + SETTLE
             if not process.runs():
