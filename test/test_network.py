@@ -27,7 +27,7 @@ def test_shapes(spec):
 
 def test_windows_of_a_batch_do_not_see_each_other():
     network = small()
-    x = torch.randn(5, 13 * 8, 1)
+    x = torch.randn(5, 13 * ECG_BEATS.patch, 1)
     with torch.inference_mode():
         together = network(x)[0]
         alone = torch.cat([network(w[None])[0] for w in x])
@@ -36,9 +36,9 @@ def test_windows_of_a_batch_do_not_see_each_other():
 
 def test_every_token_sees_the_whole_window():
     network = small()
-    x = torch.randn(1, 13 * 8, 1, requires_grad=True)
+    x = torch.randn(1, 13 * ECG_BEATS.patch, 1, requires_grad=True)
     network(x)[0][0, 6].sum().backward()
-    per_patch = x.grad.view(13, 8).abs().sum(1)
+    per_patch = x.grad.view(13, ECG_BEATS.patch).abs().sum(1)
     assert bool((per_patch > 0).all())
 
 
