@@ -121,6 +121,11 @@ class Detector:
         self._read()
         return +self._stream.counts
 
+    def behind(self, window: Window) -> int:
+        """Return by how many ns of samples that came since ``window`` is behind them."""
+        newest = self._stream.newest
+        return 0 if newest is None else max(newest - window.stamp_ns, 0)
+
     @property
     def gate_fraction(self) -> float:
         """Return the part of all decided tokens whose gate was open, 0 to 1."""

@@ -102,7 +102,10 @@ def load_model(path: str | Path, precision: str | None = None) -> Model:
     """
     path = Path(path)
     description, tensors = _read(path)
-    if precision not in (None, description.get('precision')):
+    if description.get('precision') not in ('int4', 'fp32'):
+        raise ValueError(f"{path}: precision {description.get('precision')!r} is neither 'int4' "
+                         "nor 'fp32'")
+    if precision not in (None, description['precision']):
         base = path.name.removesuffix('.safetensors').removesuffix('.fp32')
         endings = {'int4': '.safetensors', 'fp32': '.fp32.safetensors'}
         if precision not in endings:

@@ -256,6 +256,8 @@ def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
     gain, zero = (np.broadcast_to(arrays.get(k, d), len(counts))
                   for k, d in (('gain', 1), ('zero', 0)))
     rate = _rate(path, np.nan, arrays.get('fs', np.nan))
+    if 0 in counts.shape or len(arrays.get('lead', counts)) != len(counts):
+        raise ValueError(f'{path}: sig_delta {counts.shape} needs samples and one lead name a row')
     record = Recording(
         name=str(arrays.get('record', path.stem)), subject=str(arrays.get('record', path.stem)),
         source=path.resolve().parent.name, kind='ecg', rate=rate,

@@ -159,9 +159,10 @@ class Worker:
         for feed, part in batch:
             try:
                 with feed.lock:
+                    behind = feed.detector.behind(part[-1])  # its samples came that much earlier
                     results = feed.detector.absorb(part, split(scores, first, first + len(part)))
                 for result in results:
-                    latency = (time.time_ns() - feed.arrived) / NANOSECONDS
+                    latency = (time.time_ns() - feed.arrived + behind) / NANOSECONDS
                     feed.latencies.append(latency)
                     self.publish(feed, result, latency)
             except Exception as error:

@@ -19,6 +19,12 @@ def fails(capsys, *argv):
     return err
 
 
+def test_one_fold_needs_to_know_of_how_many(tmp_path, capsys):
+    from taolora_ros.cli import main
+    assert main(['train', 'imu', '--data', str(tmp_path), '--fold', '3']) == 2
+    assert '--folds' in capsys.readouterr().err
+
+
 def test_help_names_every_command_and_imports_nothing_heavy():
     code = ('import sys; from taolora_ros.cli import build_parser; build_parser().format_help(); '
             'print({"torch", "numpy", "scipy", "rich", "rosbags"} & set(sys.modules))')

@@ -118,6 +118,7 @@ def drop(name):
     (set_spec(kind='eeg'), 'eeg'),
     (set_spec(colour='red'), 'colour'),
     (lambda d, _: d.pop('spec'), 'spec'),
+    (lambda d, _: d.pop('precision'), 'precision None'),
     (lambda d, _: d.update(spec=[1]), 'not a taolora model'),
     (lambda d, _: d['layers'].update({'blocks.9.up': {}}), 'blocks.9.up'),
     (drop('head.weight'), 'head.weight'),

@@ -28,6 +28,8 @@ def train_command(args: argparse.Namespace) -> int:
         if args.steps < 1:
             raise ValueError(f'--steps: {args.steps}, at least 1 is needed')
         training = replace(training, steps=args.steps)
+    if args.folds is None and (args.fold is not None or args.json):
+        raise ValueError('--fold and --json: only with --folds, which says how many there are')
     out = Path(args.out or f'{SPECS[args.kind].name}.safetensors')
     if not out.name.endswith('.safetensors'):
         raise ValueError(f'--out: {out} must end in .safetensors')
