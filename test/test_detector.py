@@ -480,3 +480,9 @@ def test_heavy_trouble_is_survived(spec):
     results, counts = detect(spec, Samples(stamps[order], values[order]))
     np.testing.assert_allclose(found(results), [8.0, 17.0, 26.0], atol=0.04)
     assert set(counts) == {'nonfinite', 'invalid_stamp', 'late'}
+
+
+@SPECS
+def test_events_keep_a_fifth_of_a_second_from_a_bridged_gap(spec):
+    margin = gap_margin(spec) * spec.patch / spec.rate  # s
+    assert margin == pytest.approx(0.2, abs=spec.patch / spec.rate / 2)
