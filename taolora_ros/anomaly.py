@@ -130,8 +130,9 @@ class AnomalyMonitor:
         self._anomalous = score >= threshold
         if not (self._anomalous or before):
             return []
+        by_channel = dict(zip(self.names, scores.tolist()))
         return [Anomaly(stamp_ns, stamp_ns - self._length_ns, stamp_ns, score, threshold,
-                        self._anomalous, dict(zip(self.names, scores.tolist())))]
+                        self._anomalous, by_channel, _reason(by_channel, threshold))]
 
     def _sustained(self, stamp_ns: int, scores: np.ndarray) -> np.ndarray:
         """Return the smallest scores (F,) of the last ``SUSTAIN`` seconds, 0 until known."""
@@ -157,6 +158,12 @@ class AnomalyMonitor:
         stats = [stats for *_, stats in self._recent if stats is not None]
         self.usual = Usual.of(self.spec.kind, errors, np.array(stats) if stats else None)
         self._lasting.clear()  # scores in other units
+
+
+def _reason(scores: dict[str, float], threshold: float) -> str:
+    """Name the channels from ``threshold`` on, worst first."""
+    worst = sorted((name for name in scores if scores[name] >= threshold), key=scores.get)[::-1]
+    return f'unlike what is usual: {", ".join(worst)}' if worst else ''
 
 
 def _append(entries: deque, entry: tuple) -> None:

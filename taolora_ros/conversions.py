@@ -59,7 +59,9 @@ def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate
     except ValueError as error:
         raise ValueError(f'type: {error}') from error
     if name == IMU:
-        return ImuConverter(spec, field)
+        converter = ImuConverter(spec, field)
+        converter.expected_rate = sample_rate
+        return converter
     if name == BIOSIGNAL:
         return BiosignalConverter(spec, field, unit)
     return FieldConverter(name, message, spec, field, sample_rate, unit)
@@ -70,7 +72,8 @@ class Converter:
 
     ``counts`` tells by reason what was left out, ``problem`` the last reason in words,
     ``frame_id`` the sensor's frame as last seen, ``stamped`` whether messages carry header stamps
-    (otherwise ``arrival`` times and the declared rate stand in), ``raw`` whether it reads bytes.
+    (otherwise ``arrival`` times and the declared rate stand in), ``raw`` whether it reads bytes,
+    ``expected_rate`` how many samples a second there should be (Hz, 0: nobody has said).
     """
 
     stamped = True
@@ -81,6 +84,7 @@ class Converter:
         self.counts: Counter = Counter()
         self.problem = ''
         self.frame_id = ''
+        self.expected_rate = 0.0
 
     def convert(self, messages: list, arrivals: list[int]) -> Samples:
         """Return the samples of ``messages`` that arrived at ``arrivals`` (ns), in order."""
@@ -188,7 +192,7 @@ class BiosignalConverter(Converter):
         check_length(len(data), rate)
         columns = self._columns([name.lower() for name in message.channel_names], channels)
         values = _fill(self.spec, data[:, columns]) * factors(self.spec, message.unit or self.unit)
-        self.frame_id = message.header.frame_id
+        self.frame_id, self.expected_rate = message.header.frame_id, rate
         contiguous = self._follows(int(message.sequence))
         start = nanoseconds(message.header.stamp)
         if start > 0 and len(values):
@@ -238,9 +242,9 @@ class FieldConverter(Converter):
         self.stamped = known.get('header') == 'std_msgs/Header'
         self.paths, arrays = _checked_paths(name, message, spec, field)
         rate_fields = [name for name in RATE_FIELDS if name in known]
-        self.rate = checked_rate(sample_rate) if sample_rate else 0.0
-        self.rate_field = '' if self.rate or not rate_fields else rate_fields[0]
-        if not self.rate and not (self.stamped and not arrays) and not self.rate_field:
+        self.expected_rate = checked_rate(sample_rate) if sample_rate else 0.0
+        self.rate_field = '' if self.expected_rate or not rate_fields else rate_fields[0]
+        if not self.expected_rate and not (self.stamped and not arrays) and not self.rate_field:
             why = 'holds several samples' if self.stamped else 'has no header'
             raise ValueError(f'sample_rate: 0 Hz: {name} {why}, so its rate must be given')
         self.factors = factors(spec, unit)
@@ -259,8 +263,9 @@ class FieldConverter(Converter):
         values = _fill(self.spec, data) * self.factors  # (N, C)
         if not len(values):
             return Samples(np.zeros(0, np.int64), values)
-        rate = self.rate or (checked_rate(getattr(message, self.rate_field))
-                             if self.rate_field else 1.0)
+        if self.rate_field:
+            self.expected_rate = checked_rate(getattr(message, self.rate_field))
+        rate = self.expected_rate or 1.0
         check_length(len(values), rate)
         if not self.stamped:
             return self._block(self._clock.place(arrival, len(values), rate, ARRIVAL_JITTER),

@@ -41,7 +41,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Anomaly:
-    """How unusual a window (``start_ns`` to ``stop_ns``) is; ``score`` 1 is the usual limit."""
+    """How unusual a window (``start_ns`` to ``stop_ns``) is; ``score`` 1 is the usual limit.
+
+    ``reason`` says in words what is unusual, '' when nothing is.
+    """
 
     stamp_ns: int
     start_ns: int
@@ -50,6 +53,7 @@ class Anomaly:
     threshold: float
     is_anomalous: bool
     channel_scores: dict[str, float]
+    reason: str = ''
 
 
 @dataclass(frozen=True)

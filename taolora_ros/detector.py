@@ -11,21 +11,22 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taolora_ros.alarms import AlarmDecoder
-from taolora_ros.anomaly import AnomalyMonitor, measured, statistics
+from taolora_ros.anomaly import AnomalyMonitor
 from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import Anomaly, Event, Tokens
-from taolora_ros.features import feature_names, history_length, normalise
-from taolora_ros.gate import Gate, dilate, token_flags
+from taolora_ros.features import feature_names
+from taolora_ros.gate import Gate
 from taolora_ros.samples import Samples
 from taolora_ros.settings import Settings
 from taolora_ros.spec import ModelSpec
-from taolora_ros.stream import Rows, Segment, Stream
+from taolora_ros.stream import Stream
+from taolora_ros.timeline import MAX_GAP
+from taolora_ros.window import Track, Window
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine, Scores
@@ -33,45 +34,9 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
 
 __all__ = ['Anomaly', 'Detector', 'Event', 'Settings', 'Window']
 
-WAITING = 512     # samples that may wait unread: bounds memory, and the cost of one reading
-GAP_MARGIN = 0.2  # s: a step that a bridged gap leaves behind rings that long in the filters
-PIECE = 16384     # samples `process` reads at once
-BATCH = 64        # windows `process` runs at once
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window to be scored, and what is needed to decide its tokens.
-
-    ``features`` (L, F) float32 normalised and ``gate`` (T,) bool are for the engine. The window
-    ends before sample ``end`` of the segment that began at ``start_ns``; ``stamp_ns`` is that
-    moment. ``valid`` (T,) is False near bridged gaps; ``final`` when the segment ends here.
-    ``statistics`` (3, F) are those of its newest quarter, see anomaly.py.
-    """
-
-    features: np.ndarray
-    gate: np.ndarray
-    valid: np.ndarray
-    statistics: np.ndarray
-    start_ns: int
-    stamp_ns: int
-    end: int
-    final: bool
-    settings: Settings
-
-
-class _Track:
-    """How far one segment has been turned into windows."""
-
-    def __init__(self, segment: Segment):
-        self.segment = segment
-        self.flags = Rows((), np.bool_)  # of the gate, one for each complete patch
-        self.gated = 0                   # samples the gate has seen
-        self.last = 0                    # end of the last window, 0 before the first
-
-    def next_end(self, spec: ModelSpec, hop: int) -> int:
-        """Return where the next window ends; the first one may be half empty."""
-        return self.last + hop if self.last else (spec.window + 1) // 2
+WAITING = 512  # samples that may wait unread: bounds memory, and the cost of one reading
+PIECE = 16384  # samples `process` reads at once
+BATCH = 64     # windows `process` runs at once
 
 
 class Detector:
@@ -94,12 +59,13 @@ class Detector:
         self._stream = Stream(spec)
         self._waiting: list[Samples] = []
         self._waiting_count = 0
-        self._tracks: deque[_Track] = deque()  # segments that are not decided to their end
-        self._newest: _Track | None = None     # the one that grows
+        self._tracks: deque[Track] = deque()  # segments that are not decided to their end
+        self._newest: Track | None = None     # the one that grows
         self._decoder = (BeatDecoder if spec.kind == 'ecg' else AlarmDecoder)(spec, name)
         self.anomalies = AnomalyMonitor(spec)
         self._segment_ns = None  # start of the segment whose tokens are being decided
         self._decided = 0.0      # position up to which they are
+        self.skipped = 0         # windows left out because decisions were late
         self.tokens = 0          # decided so far
         self.open_tokens = 0     # of those, with an open gate
 
@@ -119,12 +85,27 @@ class Detector:
     def counts(self) -> Counter:
         """Return by name what was dropped, mended or restarted; see ``Stream``."""
         self._read()
-        return +self._stream.counts
+        return +(self._stream.counts + Counter(skipped_windows=self.skipped))
 
     def behind(self, window: Window) -> int:
         """Return by how many ns of samples that came since ``window`` is behind them."""
         newest = self._stream.newest
-        return 0 if newest is None else max(newest - window.stamp_ns, 0)
+        if newest is None:
+            return 0
+        if self._waiting and newest < (last := int(self._waiting[-1].stamps[-1])):
+            newest = min(last, newest + MAX_GAP)
+        return max(newest - window.stamp_ns, 0)
+
+    @property
+    def newest(self) -> int | None:
+        """Return the newest stamp (ns) that was read and believed, None when nothing runs."""
+        return self._stream.newest
+
+    def ready(self) -> bool:
+        """Tell whether ``due`` has something to do: windows to cut, or samples to read."""
+        if self._waiting and self._worth_reading():
+            return True
+        return any(track.due(self._hop) for track in self._tracks)
 
     @property
     def gate_fraction(self) -> float:
@@ -143,22 +124,29 @@ class Detector:
         if self._waiting_count >= WAITING:
             self._read()
 
-    def due(self, limit: int | None = None) -> list[Window]:
-        """Return the next windows that are due, oldest first, at most ``limit`` of them."""
+    def due(self, limit: int | None = None, hurry: bool = False) -> list[Window]:
+        """Return the next windows that are due, oldest first, at most ``limit`` of them.
+
+        In a ``hurry`` windows are skipped, and counted, as far as that leaves no token undecided.
+        """
         if self._waiting and self._worth_reading():
             self._read()
         windows = []
         while self._tracks and (limit is None or len(windows) < limit):
             track = self._tracks[0]
             length = len(track.segment)
-            end = track.next_end(self.spec, self._hop)
+            end = track.next_end(self._hop)
+            if hurry:
+                far = track.far_end(self._hop)
+                self.skipped += (far - end) // self._hop
+                end = far
             if end <= length:
-                windows.append(self._window(track, end, False))
+                windows.append(track.cut(end, self._settings))
             elif not track.segment.closed:
                 break
             else:  # a segment shorter than half a window is left undecided
                 if track.last:
-                    windows.append(self._window(track, length, True))
+                    windows.append(track.cut(length, self._settings, final=True))
                 self._tracks.popleft()
         return windows
 
@@ -204,6 +192,17 @@ class Detector:
         self._stream.close()
         self._follow()
 
+    def abandon(self) -> float:
+        """Leave all that is not decided, and begin anew with the next sample; return the seconds.
+
+        Events that were found stay found, one that lasts ends with the next window.
+        """
+        self.close()
+        left = round(sum(len(t.segment) - t.covered for t in self._tracks))
+        self._stream.counts['abandoned'] += left
+        self._tracks.clear()
+        return left / self.spec.rate
+
     def calibrate(self) -> None:
         """Take the recent windows as normal: their anomaly becomes just under 1.
 
@@ -221,7 +220,7 @@ class Detector:
         if not self._tracks or newest is None:
             return True
         track = self._tracks[-1]
-        due = track.segment.time_ns(track.next_end(self.spec, self._hop))
+        due = track.segment.time_ns(track.next_end(self._hop))
         return not newest < self._waiting[-1].stamps[-1] < due
 
     def _read(self) -> None:
@@ -239,7 +238,7 @@ class Detector:
         for segment in self._stream.segments:
             if self._newest is None or self._newest.segment is not segment:
                 self._gate.reset()
-                self._newest = _Track(segment)
+                self._newest = Track(self.spec, segment)
                 self._tracks.append(self._newest)
             track = self._newest
             if self.recorder:
@@ -247,26 +246,6 @@ class Detector:
             track.flags.append(self._gate.push(segment.features.get(track.gated)))
             track.gated = len(segment)
         del self._stream.segments[:-1]  # tracks hold the others until they are decided
-
-    def _window(self, track: _Track, end: int, final: bool) -> Window:
-        """Cut the window that ends before sample ``end`` and forget what no later one needs."""
-        spec, segment = self.spec, track.segment
-        history = segment.features.get(max(end - history_length(spec), 0), end)
-        if self._settings.gate == 'auto':
-            gate = token_flags(spec, track.flags.get(track.flags.first), track.flags.first, end)
-        else:
-            gate = np.full(spec.tokens, self._settings.gate == 'open')
-        bridged = np.zeros(spec.window, bool)
-        bridged[max(spec.window - end, 0):] = ~segment.valid.get(max(end - spec.window, 0), end)
-        valid = ~dilate(bridged.reshape(spec.tokens, spec.patch).any(axis=1), gap_margin(spec))
-        newest = max(end - spec.window // 4, 0)
-        stats = statistics(measured(spec, segment.features.get(newest, end),
-                                    segment.values.get(newest, end)))
-        track.last = end
-        segment.release(end - history_length(spec))
-        track.flags.release((end - spec.window) // spec.patch)
-        return Window(normalise(spec, history), gate, valid, stats, segment.start_ns,
-                      segment.time_ns(end), end, final, self._settings)
 
     def _decidable(self, window: Window, probability: np.ndarray, offset: np.ndarray) -> Tokens:
         """Return the tokens of a window that are old enough and were not decided before."""
@@ -293,8 +272,3 @@ class Detector:
                                      np.stack([window.gate for window in windows]))
             results += self.absorb(windows, scores)
         return results
-
-
-def gap_margin(spec: ModelSpec) -> int:
-    """Return how many tokens on both sides of a bridged gap may not start an event."""
-    return max(round(GAP_MARGIN * spec.rate / spec.patch), 1)

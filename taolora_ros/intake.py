@@ -11,13 +11,15 @@ import time
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import QoSCompatibility, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import qos_check_compatible, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from taolora_ros import message_types
 
 QUEUED = 4000  # messages: sensor-data QoS, but deep enough for what comes between two calls
+POLICIES = ('HISTORY', 'DEPTH', 'RELIABILITY', 'DURABILITY', 'DEADLINE')  # may be overridden
 
 
 class NotForExecutor(MutuallyExclusiveCallbackGroup):
@@ -29,6 +31,19 @@ class NotForExecutor(MutuallyExclusiveCallbackGroup):
     def can_execute(self, entity) -> bool:
         """Return whether the executor may wait for ``entity``."""
         return False
+
+
+def _all_events():
+    """Return callbacks for the events to be noticed; nobody calls them, see ``Intake.events``."""
+    try:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+    except ImportError:  # Humble
+        from rclpy.qos_event import SubscriptionEventCallbacks
+
+    def unused(event):
+        pass
+    return SubscriptionEventCallbacks(deadline=unused, incompatible_qos=unused,
+                                      message_lost=unused, use_default_callbacks=False)
 
 
 class Intake:
@@ -47,12 +62,40 @@ class Intake:
             self._subscription = node.create_subscription(
                 message_types.message_class(type_name), topic, lambda message: None,
                 QoSProfile(depth=QUEUED, reliability=ReliabilityPolicy.BEST_EFFORT),
-                callback_group=NotForExecutor(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies())
+                callback_group=NotForExecutor(), event_callbacks=_all_events(),
+                qos_overriding_options=QoSOverridingOptions(
+                    [QoSPolicyKind[name] for name in POLICIES]))
         except NameValidationException as error:
             reason = str(error).split(':')[1].strip()
             raise ValueError(f'topic: {topic!r}: {reason}') from error
         self.topic = self._subscription.topic_name
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def events(self) -> dict[str, object]:
+        """Return what the middleware has noticed so far, by the name of the event.
+
+        ``deadline`` and ``lost`` count missed deadlines and messages, ``refused`` publishers of
+        incompatible quality of service, ``policy`` names the policy at which the last of them
+        failed; what this middleware does not tell is absent.
+        """
+        seen: dict[str, object] = {}
+        for handler in self._subscription.event_handlers:
+            # As if a wait set had said that it is ready: they are kept out of the executor.
+            handler._ready_to_take_data = True
+            event, kind = handler.take_data(), handler.event_type.name
+            if event is None:
+                continue
+            if kind.endswith('DEADLINE_MISSED'):
+                seen['deadline'] = event.total_count
+            elif kind.endswith('MESSAGE_LOST'):
+                seen['lost'] = event.total_count
+            elif kind.endswith('INCOMPATIBLE_QOS') and event.total_count:
+                seen['refused'] = event.total_count
+                seen['policy'] = qos_policy_name_from_kind(event.last_policy_kind)
+        return seen
 
     def obstacle(self) -> str:
         """Return in words why no message can come, '' when there is no reason."""

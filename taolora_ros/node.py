@@ -36,6 +36,8 @@ def _run(rclpy, node_class, args: list[str] | None) -> int:
         return _failed(error)
     try:
         node = node_class()
+        if node.autostart:
+            node.bring_up()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while rclpy.ok():

@@ -21,7 +21,7 @@ from taolora_ros.spec import SPECS, ModelSpec
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: ``kind`` is str, float or list (of str).
+    """One parameter: ``kind`` is str, float, bool or list (of str).
 
     ``default`` None means: none, it must be given (``dynamic`` False) or the model's own
     (``dynamic`` True). ``low`` and ``high`` bound numbers, ``choices`` names. Dynamic parameters
@@ -45,7 +45,7 @@ class Parameter:
             return ', '.join(self.choices)
         if self.kind is float:
             return f'{_short(self.low)} to {_short(self.high)} {self.unit}'.rstrip()
-        return {str: 'text', list: 'names'}[self.kind]
+        return {str: 'text', list: 'names', bool: 'true, false'}[self.kind]
 
     def checked(self, value, name: str = ''):
         """Return ``value`` as this parameter's kind; raise ValueError saying what is right."""
@@ -53,6 +53,8 @@ class Parameter:
         if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = float(value)
             good = self.low <= value <= self.high
+        elif self.kind is bool:
+            good = isinstance(value, bool)
         elif self.kind is list:
             good = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
             value = list(value) if good else value
@@ -72,6 +74,12 @@ NODE = (
     Parameter('engine', str, 'auto', 'how the network runs', choices=('auto', 'reference')),
     Parameter('poll_rate', float, 50.0, 'how often messages are collected and windows decided',
               unit='Hz', low=1.0, high=1000.0),
+    Parameter('max_lag', float, 1.0, 'how long windows may wait for the network before newer ones '
+              'go first; those skipped are counted', unit='s', low=0.05, high=60.0),
+    Parameter('autostart', bool, True, 'configure and activate without being asked; false: wait '
+              'for a lifecycle manager'),
+    Parameter('publish_scores', bool, False, 'publish scores and gate on ~/score/STREAM and '
+              '~/gate/STREAM, for plots', dynamic=True),
 )
 STREAM = (
     Parameter('topic', str, None, 'topic to subscribe to; relative ones are in the node\'s '
@@ -83,7 +91,7 @@ STREAM = (
               'deg/s); empty: the model\'s'),
     Parameter('model', str, None, 'name of a shipped model, or path of a .safetensors file'),
     Parameter('sample_rate', float, 0.0, 'rate of the samples when messages do not say; 0: they '
-              'do', unit='Hz', low=0.0, high=1e6),
+              'do, or nobody does (Imu) and what is usual is expected', unit='Hz', low=0.0, high=1e6),
     Parameter('event_threshold', float, None, 'score from which something is an event',
               low=0.0, high=1.0, dynamic=True),
     Parameter('anomaly_threshold', float, None, 'score from which a window is anomalous; 1: the '
@@ -231,7 +239,7 @@ def _short(number: float) -> str:
 def _yaml(value) -> str:
     if isinstance(value, (list, tuple)):
         return f'[{", ".join(value)}]'
-    return "''" if value == '' else str(value)
+    return "''" if value == '' else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main() -> int:

@@ -109,7 +109,7 @@ class Stream:
         optional = [name in spec.optional for name in spec.channels]
         self._required = np.flatnonzero(~np.array(optional))
         self._optional = np.flatnonzero(optional)
-        self._limits = np.array([LIMITS.get(unit, LIMIT) for unit in spec.units])
+        self._limits = usable_limits(spec)
 
     @property
     def newest(self) -> int | None:
@@ -191,6 +191,11 @@ class Stream:
         values = values.copy()
         values[:, self._optional] = filled
         return values
+
+
+def usable_limits(spec: ModelSpec) -> np.ndarray:
+    """Return for each channel (C,) the magnitude beyond which a value is no measurement."""
+    return np.array([LIMITS.get(unit, LIMIT) for unit in spec.units])
 
 
 def segments(spec: ModelSpec, samples: Samples) -> list[Segment]:

@@ -1,167 +1,232 @@
-"""The ROS 2 node ``taolora``: subscriptions, parameters, services and publishers around a worker.
+"""The ROS 2 node ``taolora``, a managed node: its states, publishers, services and streams.
 
-The executor's thread answers services, parameters and timers; the worker's thread takes messages
-``poll_rate`` times a second, runs the network and publishes.
+    unconfigured  parameters are declared; no model is loaded
+    inactive      models are loaded, live parameters can be set; no subscription, no thread
+    active        subscribed; a worker's two threads collect messages, decide and publish
+
+The executor's thread answers services, parameters and timers in every state. Source of the states:
+design.ros2.org/articles/node_lifecycle.html.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
-from rclpy.parameter import Parameter
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 from taolora_msgs import msg
 
-from taolora_ros import parameters
+from taolora_ros import lifecycle_services, parameters
 from taolora_ros.conversions import make_converter
 from taolora_ros.decode import Event
-from taolora_ros.detector import Detector, Settings
-from taolora_ros.diagnostics import StreamDiagnostics
+from taolora_ros.detector import Detector
+from taolora_ros.diagnostics import StreamDiagnostics, plain_status
 from taolora_ros.event_messages import anomaly_message, event_message, model_info_message
-from taolora_ros.features import feature_names
+from taolora_ros.feed import Feed, nothing
 from taolora_ros.intake import Intake
-from taolora_ros.shipped import find_model
-from taolora_ros.worker import Feed, Worker
+from taolora_ros.live_parameters import LiveParameters
+from taolora_ros.models import Models, said_of
+from taolora_ros.score_topics import ScoreTopics
+from taolora_ros.worker import Worker
 
 OUTPUT = QoSProfile(depth=100)
 NO_ADAPTATION = 'adaptation is not enabled: this version of taolora_ros does not adapt models'
+UNSTAMPED = '{}: {} has no header: samples are stamped by their arrival, evened out at {:g} Hz'
+SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
+                           TransitionCallbackReturn.ERROR)
 
 
-class TaoloraNode(Node):
+@dataclass
+class Running:
+    """What belongs to one stream: ``intake`` and ``diagnostics`` while the node is active."""
+
+    feed: Feed
+    engine: str
+    given: dict
+    intake: Intake | None = None
+    diagnostics: StreamDiagnostics | None = None
+    scores: ScoreTopics | None = None
+
+
+class TaoloraNode(LifecycleNode):
     """Detects events and anomalies on the streams that its parameters describe.
 
     Raise ValueError with one line that names parameter, value and what is right when a parameter
-    is wrong, a model cannot be loaded or a message type is not there.
+    is wrong. ``failure`` is why the last transition failed, None when it did not.
     """
 
     def __init__(self, **options):
         super().__init__('taolora', **options)
-        values = {p.name: self._declare(p, p.name, p.default) for p in parameters.NODE}
-        streams = parameters.checked_streams(values['streams'])
-        self._events = self.create_publisher(msg.Event, '~/events', OUTPUT)
-        self._anomalies = self.create_publisher(msg.Anomaly, '~/anomalies', OUTPUT)
-        self._model_info = self.create_publisher(msg.ModelInfo, '~/model_info', QoSProfile(
-            depth=len(streams), durability=DurabilityPolicy.TRANSIENT_LOCAL))
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
-        self._engines = {}
-        self._feeds: dict[str, Feed] = {}
-        self._described: list[StreamDiagnostics] = []
+        self.failure: Exception | None = None
+        self._streams: dict[str, Running] = {}
+        self._worker: Worker | None = None
+        self._model_info = self._feedback = None
         self._reported: dict[str, str] = {}
-        for stream in streams:
-            self._add_stream(stream, values['engine'], values['device'])
+        self._quietly = False  # a failed transition is told by whoever asked for it
+        self._parameters_live = LiveParameters(self, self._follow_parameters)
+        declare = self._parameters_live.declare
+        self._values = {p.name: declare(p, p.name, p.default) for p in parameters.NODE}
+        streams = parameters.checked_streams(self._values['streams'])
+        self._given = {stream: parameters.checked_stream(stream, {
+            p.name: declare(p, f'{stream}.{p.name}', parameters.default(p, stream))
+            for p in parameters.STREAM if not p.dynamic}) for stream in streams}
         for sentence in parameters.unknown(getattr(self, '_parameter_overrides', ()), streams):
             self.get_logger().warning(sentence)
-        self._offer(streams)
-        self._worker = Worker(list(self._feeds.values()), self._publish, self._report,
-                              1.0 / values['poll_rate'])
-        self._worker.start()
-        self.get_logger().info('ready: ' + ', '.join(
-            f'{d.feed.name} ({d.intake.topic}, {d.feed.detector.spec.name} on {d.engine})'
-            for d in self._described))
+        self._offer()
+        lifecycle_services.answer_always(self)
 
-    def _offer(self, streams: list[str]) -> None:
-        """Open what others can call: live parameters, services, feedback; start diagnostics."""
-        if hasattr(self, 'add_pre_set_parameters_callback'):
-            self.add_pre_set_parameters_callback(self._coerce)
-        self.add_on_set_parameters_callback(self._judge)
-        if hasattr(self, 'add_post_set_parameters_callback'):
-            self.add_post_set_parameters_callback(lambda changes: self._apply())
-            self._later = None
-        else:  # Humble: apply when the executor comes round, after the values have been stored
-            self._later = self.create_guard_condition(self._apply)
+    @property
+    def autostart(self) -> bool:
+        """Return whether the node is to be active without being asked."""
+        return self._values['autostart']
+
+    def bring_up(self) -> None:
+        """Configure and activate; raise what is in the way."""
+        self._quietly = True
+        try:
+            for trigger in (self.trigger_configure, self.trigger_activate):
+                if trigger() != SUCCESS:
+                    raise self.failure
+        finally:
+            self._quietly = False
+
+    def stop(self) -> None:
+        """End the worker's threads at once."""
+        if self._worker:
+            self._worker.stop()
+
+    def _offer(self) -> None:
+        """Open what there is in every state: publishers, services and diagnostics."""
+        self._events = self.create_lifecycle_publisher(msg.Event, '~/events', OUTPUT)
+        self._anomalies = self.create_lifecycle_publisher(msg.Anomaly, '~/anomalies', OUTPUT)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         self.create_service(Trigger, '~/calibrate', self._calibrate)
         self.create_service(Trigger, '~/save_adaptation', self._refuse_adaptation)
         self.create_service(Trigger, '~/reset_adaptation', self._refuse_adaptation)
-        self.create_subscription(msg.Feedback, '~/feedback', self._take_feedback, OUTPUT)
         # By a clock of its own: diagnostics must go on when /clock stands still.
         self._clock_of_diagnostics = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=self._clock_of_diagnostics)
 
-    def stop(self) -> None:
-        """End the worker."""
-        if hasattr(self, '_worker'):
-            self._worker.stop()
+    # transitions
 
-    # start-up
+    def on_configure(self, state) -> TransitionCallbackReturn:
+        """Load the models; FAILURE, and still unconfigured, when one cannot be used."""
+        return self._attempt('configure', self._configure, self._forget)
 
-    def _declare(self, p: parameters.Parameter, name: str, default):
-        """Declare a parameter with the value given from outside or ``default``; return it.
+    def on_activate(self, state) -> TransitionCallbackReturn:
+        """Subscribe and start to decide."""
+        super().on_activate(state)
+        return self._attempt('activate', self._activate, self._rest)
 
-        What is given is read without a type first, so that 1 is good for 1.0 and a wrong value
-        is refused in our words.
-        """
-        given = self.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True)).value
-        self.undeclare_parameter(name)
-        value = default if given is None else p.checked(given, name)
-        if value is None:
-            return None
-        value = list(value) if p.kind is list else value
-        descriptor = ParameterDescriptor(description=p.meaning, read_only=not p.dynamic,
-                                         additional_constraints=', '.join(p.choices))
-        if p.kind is float:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=p.low, to_value=p.high, step=0.0)]
-        self.declare_parameter(name, value, descriptor, ignore_override=True)
-        return value
+    def on_deactivate(self, state) -> TransitionCallbackReturn:
+        """Unsubscribe, decide what is there, and end all threads."""
+        try:
+            self._rest(finish=True)
+            return super().on_deactivate(state)
+        except Exception as error:
+            return self._failed('deactivate', error, ERROR)
 
-    def _add_stream(self, stream: str, engine_name: str, device: str) -> None:
-        """Load a stream's model, subscribe to its topic and announce it."""
-        given = parameters.checked_stream(stream, {
-            p.name: self._declare(p, f'{stream}.{p.name}', parameters.default(p, stream))
-            for p in parameters.STREAM if not p.dynamic})
-        model, engine = self._load(stream, given['model'], engine_name, device)
-        settings = self._declare_settings(stream, model.spec)
-        with _said_of(f'{stream}.'):
-            converter = make_converter(given['type'], model.spec, given['field'],
-                                       given['sample_rate'], given['unit'])
-            intake = Intake(self, given['topic'], given['type'], converter.raw)
-        feed = Feed(stream, intake.take, converter,
-                    Detector(model.spec, engine, settings, stream), engine)
-        self._feeds[stream] = feed
-        self._described.append(StreamDiagnostics(
-            self.get_name(), feed, intake, f'{engine.name} on {engine.device}'))
-        self._model_info.publish(model_info_message(
-            stream, model.spec, 4 if model.precision == 'int4' else 32, model.rank,
-            sum(t.numel() * t.element_size() for t in model.tensors.values())))
-        if not converter.stamped:
-            self.get_logger().warning(
-                f'{stream}: {given["type"]} has no header: samples are stamped by their arrival, '
-                f'evened out at {given["sample_rate"]:g} Hz')
+    def on_cleanup(self, state) -> TransitionCallbackReturn:
+        """Let go of the models, and of live parameters as they were set."""
+        self._forget()
+        return SUCCESS
 
-    def _load(self, stream: str, name: str, engine_name: str, device: str):
-        """Return the model called ``name`` and its engine, the same for all streams that use it."""
-        import torch  # takes seconds, so only when it is needed
+    def on_shutdown(self, state) -> TransitionCallbackReturn:
+        """Let go of everything, from any state."""
+        self._rest()
+        self._forget()
+        return SUCCESS
 
-        from taolora_ros.engine import make_engine
-        from taolora_ros.model_file import load_model
-        # Windows are small, and threads that wait for each other on busy cores make them 5 to 30
-        # times slower than one thread is.
-        torch.set_num_threads(1)
-        with _said_of(f'{stream}.model: '):
-            path = find_model(name)
-            model = self._engines[path][0] if path in self._engines else load_model(path)
-        if path not in self._engines:
-            engine = make_engine(model, engine_name, device)
-            rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
-            # Once now: the first run is slow, and a device that fails should fail the start.
-            engine.run(rest, np.zeros((1, model.spec.tokens), bool))
-            self._engines[path] = model, engine
-        return self._engines[path]
+    def on_error(self, state) -> TransitionCallbackReturn:
+        """Be unconfigured again after something unforeseen."""
+        return self.on_shutdown(state)
 
-    def _declare_settings(self, stream: str, spec) -> Settings:
-        """Declare a stream's live parameters, by default the model's; return them."""
-        own = Settings.default(spec)
-        values = {p.name: self._declare(p, f'{stream}.{p.name}', getattr(own, p.name))
-                  for p in parameters.STREAM if p.dynamic}
-        return parameters.changed(stream, own, spec, values)
+    def _attempt(self, what: str, step: Callable[[], None], undo: Callable[[], None]
+                 ) -> TransitionCallbackReturn:
+        try:
+            step()
+        except Exception as error:
+            undo()
+            return self._failed(what, error, FAILURE)
+        self.failure = None
+        return SUCCESS
 
-    # the worker's thread
+    def _failed(self, what: str, error: Exception, result) -> TransitionCallbackReturn:
+        self.failure = error
+        if not self._quietly:
+            self.get_logger().error(f'cannot {what}: {error}')
+        return result
+
+    def _configure(self) -> None:
+        models = Models(self._values['engine'], self._values['device'])
+        self._model_info = self.create_publisher(msg.ModelInfo, '~/model_info', QoSProfile(
+            depth=len(self._given), durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        for stream, given in self._given.items():
+            model, engine = models.load(f'{stream}.model', given['model'])
+            settings = self._parameters_live.declare_settings(stream, model.spec)
+            with said_of(f'{stream}.'):
+                converter = make_converter(given['type'], model.spec, given['field'],
+                                           given['sample_rate'], given['unit'])
+            feed = Feed(stream, converter, Detector(model.spec, engine, settings, stream), engine)
+            self._streams[stream] = Running(feed, f'{engine.name} on {engine.device}', given)
+            self._parameters_live.feeds[stream] = feed
+            self._model_info.publish(model_info_message(
+                stream, model.spec, 4 if model.precision == 'int4' else 32, model.rank,
+                sum(t.numel() * t.element_size() for t in model.tensors.values())))
+            if not converter.stamped:
+                self.get_logger().warning(UNSTAMPED.format(
+                    stream, given['type'], given['sample_rate']))
+
+    def _activate(self) -> None:
+        for stream, running in self._streams.items():
+            with said_of(f'{stream}.'):
+                running.intake = Intake(self, running.given['topic'], running.given['type'],
+                                        running.feed.converter.raw)
+            running.feed.start(running.intake.take, running.intake.obstacle)
+            running.diagnostics = StreamDiagnostics(self.get_name(), running.feed, running.intake,
+                                                    running.engine)
+        self._feedback = self.create_subscription(msg.Feedback, '~/feedback', self._take_feedback,
+                                                  OUTPUT)
+        self._follow_parameters()
+        self._worker = Worker([running.feed for running in self._streams.values()], self._publish,
+                              self._report, 1.0 / self._values['poll_rate'],
+                              self._values['max_lag'], self._time)
+        self._worker.start()
+        self.get_logger().info('ready: ' + ', '.join(
+            f'{stream} ({running.intake.topic}, {running.feed.detector.spec.name} on '
+            f'{running.engine})' for stream, running in self._streams.items()))
+
+    def _rest(self, finish: bool = False) -> None:
+        """Undo ``_activate``; with ``finish``, decide and publish what has been collected."""
+        worker, self._worker = self._worker, None
+        if worker:
+            worker.stop()
+        for running in self._streams.values():
+            running.feed.start(nothing, str)
+            if running.intake:
+                running.intake.close()
+            running.intake = running.diagnostics = None
+        if worker and finish:
+            worker.finish()
+        if self._feedback:
+            self.destroy_subscription(self._feedback)
+            self._feedback = None
+        self._follow_parameters()
+
+    def _forget(self) -> None:
+        """Undo ``_configure``."""
+        self._streams.clear()
+        self._parameters_live.forget()
+        if self._model_info:
+            self.destroy_publisher(self._model_info)
+            self._model_info = None
+
+    # the worker's threads
 
     def _publish(self, feed: Feed, result, latency: float) -> None:
         spec, frame_id = feed.detector.spec, feed.converter.frame_id
@@ -175,56 +240,36 @@ class TaoloraNode(Node):
             self.get_logger().error(f'{feed.name}: {type(error).__name__}: {error}',
                                     throttle_duration_sec=5.0)
 
-    # the executor's thread: live parameters
+    def _time(self) -> int:
+        """Return the time (ns) by which streams are silent: /clock where that is time."""
+        clock = self.get_clock()
+        return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
 
-    def _coerce(self, changes: list[Parameter]) -> list[Parameter]:
-        """Read whole numbers as floating point where that is what a parameter is."""
-        return [Parameter(p.name, Parameter.Type.DOUBLE, float(p.value))
-                if p.type_ == Parameter.Type.INTEGER and self.has_parameter(p.name)
-                and self.get_parameter(p.name).type_ == Parameter.Type.DOUBLE else p
-                for p in changes]
+    # the executor's thread: parameters, services, feedback, diagnostics
 
-    def _judge(self, changes: list[Parameter]) -> SetParametersResult:
-        """Say whether all ``changes`` together are valid; nothing is altered."""
-        try:
-            for stream, feed in self._feeds.items():
-                new = {p.name.split('.', 1)[1]: p.value for p in changes
-                       if p.name in self._live_names(stream)}
-                parameters.changed(stream, self._settings(stream), feed.detector.spec, new)
-        except ValueError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        if self._later:
-            self._later.trigger()
-        return SetParametersResult(successful=True)
-
-    def _apply(self) -> None:
-        """Hand the parameters as they are now to the detectors, each stream's at once."""
-        for stream, feed in self._feeds.items():
-            settings = self._settings(stream)
-            if settings != feed.detector.settings:
-                feed.apply(settings)
-
-    def _live_names(self, stream: str) -> list[str]:
-        return [f'{stream}.{name}' for name in parameters.TUNABLE]
-
-    def _settings(self, stream: str) -> Settings:
-        """Return a stream's settings as its parameters are stored."""
-        return Settings(**{name: self.get_parameter(f'{stream}.{name}').value
-                           for name in parameters.TUNABLE})
-
-    # the executor's thread: services, feedback, diagnostics
+    def _follow_parameters(self) -> None:
+        """Open or close the topics of scores, as the parameter and the node's state say."""
+        wanted = self._feedback is not None and self.get_parameter('publish_scores').value
+        for stream, running in self._streams.items():
+            if wanted and not running.scores:
+                running.scores = ScoreTopics(self, stream, running.feed.detector.spec)
+                running.feed.record(running.scores)
+            elif running.scores and not wanted:
+                running.feed.record(None)
+                running.scores.close()
+                running.scores = None
 
     def _calibrate(self, request, response):
         """Take what each stream delivered recently as its normal state."""
-        response.success, told = True, []
-        for feed in self._feeds.values():
+        response.success, told = bool(self._streams), []
+        for stream, running in self._streams.items():
             try:
-                feed.calibrate()
-                told.append(f'{feed.name}: calibrated')
+                running.feed.calibrate()
+                told.append(f'{stream}: calibrated')
             except ValueError as error:
                 response.success = False
-                told.append(f'{feed.name}: {error}')
-        response.message = '; '.join(told)
+                told.append(f'{stream}: {error}')
+        response.message = '; '.join(told) or 'the node is not configured'
         return response
 
     def _refuse_adaptation(self, request, response):
@@ -237,21 +282,21 @@ class TaoloraNode(Node):
 
     def _publish_diagnostics(self) -> None:
         """Publish one status for each stream, and log a new problem once."""
-        array = DiagnosticArray()
+        array = DiagnosticArray(status=[self._status(stream) for stream in self._given])
         array.header.stamp = self.get_clock().now().to_msg()
-        for described in self._described:
-            array.status.append(described.status())
-            name, problem = described.feed.name, described.feed.problem
-            if problem and self._reported.get(name) != problem:
-                self._reported[name] = problem
-                self.get_logger().warning(f'{name}: {problem}')
         self._diagnostics.publish(array)
+        for stream, running in self._streams.items():
+            problem = running.feed.problem
+            if problem and self._reported.get(stream) != problem:
+                self._reported[stream] = problem
+                self.get_logger().warning(f'{stream}: {problem}')
 
-
-@contextmanager
-def _said_of(what: str):
-    """Begin the message of a ValueError with what it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f'{what}{error}') from error
+    def _status(self, stream: str) -> DiagnosticStatus:
+        running = self._streams.get(stream)
+        if running and running.diagnostics:
+            return running.diagnostics.status(self._time())
+        state = 'inactive' if running else 'unconfigured'
+        if self.failure:
+            return plain_status(self.get_name(), stream, DiagnosticStatus.ERROR,
+                                f'{state}: {self.failure}')
+        return plain_status(self.get_name(), stream, DiagnosticStatus.OK, state)

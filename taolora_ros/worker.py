@@ -1,11 +1,10 @@
-"""Several streams through their models on one thread of their own; no ROS in here.
+"""Several streams through their models on two threads of their own; no ROS in here.
 
-    take messages ─► samples ─► detector (windows due) ─┐
-    take messages ─► samples ─► detector (windows due) ─┴► one engine call a model ─► events out
+    collects:  take messages ─► samples ─► detector      (poll_rate times a second)
+    decides:   detectors ─► windows due ─► one engine call a model ─► detectors ─► events out
 
 Whoever owns the worker hands in how messages are taken and where results go, and stays free for
-everything else: a feed is locked while samples or scores enter its detector, never while the
-network runs.
+everything else. Intake does not wait for the network, and the network not for intake.
 """
 
 from __future__ import annotations
@@ -13,172 +12,141 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taolora_ros.conversions import Converter
 from taolora_ros.decode import Anomaly, Event
-from taolora_ros.detector import Detector, Settings, Window
-from taolora_ros.samples import NANOSECONDS
+from taolora_ros.feed import Feed
+from taolora_ros.window import Window
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
-    from taolora_ros.engine import Engine, Scores
+    from taolora_ros.engine import Scores
 
-WINDOWS = 16      # windows of one stream in one engine call: bounds the time one call takes
-LATENCIES = 1000  # results over which latency is reported
+WINDOWS = 16   # windows of one stream in one engine call ...
+BUDGET = 0.2   # s: ... and fewer when the call would take longer than this
 
-
-class Feed:
-    """One stream: where its messages come from, its detector, and what happened so far.
-
-    ``take()`` returns the messages that came since it was last called, the times (ns) that stand
-    in for stamps where messages have none, and the system time (ns) at which the last one came.
-    """
-
-    def __init__(self, name: str, take: Callable[[], tuple[list, list[int], int]],
-                 converter: Converter, detector: Detector, engine: Engine):
-        self.name = name
-        self.take = take
-        self.converter = converter
-        self.detector = detector
-        self.engine = engine
-        self.lock = threading.Lock()
-        self.messages = 0
-        self.arrived = 0  # system time in ns of the newest message, 0 before the first
-        self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self._refused: Counter = Counter()
-        self._problem = ''
-
-    def collect(self) -> None:
-        """Take what has come and push it into the detector."""
-        messages, arrivals, arrived = self.take()
-        if not messages:
-            return
-        samples = self.converter.convert(messages, arrivals)
-        with self.lock:
-            self.messages += len(messages)
-            self.arrived = arrived
-            try:
-                self.detector.push(samples)
-            except ValueError as error:
-                self.refuse('refused', str(error), len(samples))
-
-    def apply(self, settings: Settings) -> None:
-        """Let ``settings`` hold from the next window on."""
-        with self.lock:
-            self.detector.settings = settings
-
-    def calibrate(self) -> None:
-        """Take what came recently as normal; raise ValueError when that is too little."""
-        with self.lock:
-            self.detector.calibrate()
-
-    def refuse(self, reason: str, problem: str, count: int = 1) -> None:
-        """Count something that could not be used."""
-        self._refused[reason] += count
-        self._problem = problem
-
-    def counts(self) -> Counter:
-        """Return by name what was dropped, bridged or restarted so far."""
-        with self.lock:
-            return self.converter.counts + self.detector.counts + self._refused
-
-    def gate_fraction(self) -> float:
-        """Return the part of recent tokens that the gate opened, 0 to 1."""
-        with self.lock:
-            return float(self.detector.gate_fraction)
-
-    @property
-    def problem(self) -> str:
-        """Return in words why something could last not be used, '' when there was nothing."""
-        return self._problem or self.converter.problem
-
-    def latency(self, quantile: float) -> float:
-        """Return a quantile of the recent latencies in seconds, 0 when there are none."""
-        recent = list(self.latencies)
-        return float(np.quantile(recent, quantile)) if recent else 0.0
+Batch = list[tuple[Feed, Window, int]]  # with the system time (ns) at which the window was due
 
 
 class Worker:
-    """Run feeds on a thread; ``publish`` and ``report`` are called on it.
+    """Run feeds; ``publish`` and ``report`` are called on the worker's threads.
 
     ``publish(feed, event or anomaly, latency in s)`` for each result in the order of time,
     ``report(feed, what went wrong)`` when a feed or its engine raised: the others go on.
+    ``period`` (s) is that of intake, ``max_lag`` (s) how long windows may wait before newer ones go
+    first, ``clock()`` (ns) the time by which a stream is silent.
     """
 
     def __init__(self, feeds: list[Feed], publish: Callable[[Feed, Event | Anomaly, float], None],
-                 report: Callable[[Feed, Exception], None], period: float):
+                 report: Callable[[Feed, Exception], None], period: float, max_lag: float,
+                 clock: Callable[[], int] = time.monotonic_ns):
         self.feeds = feeds
         self.publish = publish
         self.report = report
         self.period = period
+        self.max_lag = max_lag
+        self.clock = clock
+        self._pace: dict[int, float] = {}  # s that an engine takes for one window
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name='taolora-worker', daemon=True)
+        self._awake = threading.Event()
+        self._longest = 0.0  # s between two looks at the subscriptions, since it was last asked
+        self._threads = [threading.Thread(target=run, name=f'taolora-{name}', daemon=True)
+                         for name, run in (('collects', self._collecting),
+                                           ('decides', self._deciding))]
 
     def start(self) -> None:
         """Begin to take messages."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End after the running turn."""
+        """End both threads after what they are doing."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        self._awake.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout)
 
-    def turn(self) -> bool:
-        """Collect what came and decide one batch a model; return whether there was a window."""
-        due: dict[int, list[tuple[Feed, list[Window]]]] = {}
+    def finish(self) -> None:
+        """Decide what has been collected, to its end; call it after ``stop``."""
+        for feed in self.feeds:
+            feed.finish()
+        while self.decide():
+            pass
+
+    def longest_break(self) -> float:
+        """Return the longest time (s) without intake since this was last asked."""
+        longest, self._longest = self._longest, 0.0
+        return longest
+
+    def collect(self) -> bool:
+        """Take what came on all streams; return whether there may be something to decide."""
+        ready = False
         for feed in self.feeds:
             try:
-                feed.collect()
-                with feed.lock:
-                    windows = feed.detector.due(WINDOWS)
-                if windows:
-                    due.setdefault(id(feed.engine), []).append((feed, windows))
+                for anomaly in feed.collect(self.clock()):
+                    self.publish(feed, anomaly, 0.0)
+                ready |= feed.ready()
             except Exception as error:  # one feed must not end the others
                 self._failed(feed, error)
-        for batch in due.values():
-            self._decide(batch)
-        return bool(due)
+        return ready
 
-    def _decide(self, batch: list[tuple[Feed, list[Window]]]) -> None:
-        """Run the windows of several feeds through their common engine and publish results."""
-        windows = [window for _, part in batch for window in part]
-        try:
-            scores = batch[0][0].engine.run(
-                np.stack([window.features for window in windows]),  # (B, L, F)
-                np.stack([window.gate for window in windows]))      # (B, T)
-        except Exception as error:  # a device that failed once may work the next time
-            for feed, _ in batch:
-                self._failed(feed, error)
-            return
-        first = 0
-        for feed, part in batch:
+    def decide(self) -> bool:
+        """Decide one batch for each engine; return whether there was a window."""
+        due: dict[int, Batch] = {}
+        for feed in self.feeds:
+            engine = id(feed.engine)
+            share = BUDGET / max(self._pace.get(engine, 0.0), 1e-6) / len(self.feeds)
             try:
-                with feed.lock:
-                    behind = feed.detector.behind(part[-1])  # its samples came that much earlier
-                    results = feed.detector.absorb(part, split(scores, first, first + len(part)))
-                for result in results:
-                    latency = (time.time_ns() - feed.arrived + behind) / NANOSECONDS
-                    feed.latencies.append(latency)
-                    self.publish(feed, result, latency)
+                windows = feed.windows(min(max(int(share), 1), WINDOWS), self.max_lag)
+                due.setdefault(engine, []).extend((feed, *window) for window in windows)
             except Exception as error:
                 self._failed(feed, error)
-            first += len(part)
+        for batch in filter(None, due.values()):
+            self._run(batch)
+        return any(due.values())
+
+    def _run(self, batch: Batch) -> None:
+        """Run the windows of several feeds through their common engine and publish results."""
+        engine, began = batch[0][0].engine, time.monotonic()
+        try:
+            scores = engine.run(np.stack([window.features for _, window, _ in batch]),  # (B, L, F)
+                                np.stack([window.gate for _, window, _ in batch]))      # (B, T)
+        except Exception as error:  # a device that failed once may work the next time
+            for feed in dict.fromkeys(feed for feed, *_ in batch):
+                self._failed(feed, error)
+            return
+        took, pace = (time.monotonic() - began) / len(batch), self._pace.get(id(engine), 0.0)
+        self._pace[id(engine)] = pace + 0.2 * (took - pace)
+        for i, (feed, window, since) in enumerate(batch):
+            try:
+                for result in feed.absorb(window, since, split(scores, i, i + 1)):
+                    self.publish(feed, result, (time.time_ns() - since) / 1e9)
+            except Exception as error:
+                self._failed(feed, error)
 
     def _failed(self, feed: Feed, error: Exception) -> None:
         with feed.lock:
             feed.refuse('errors', f'{type(error).__name__}: {error}')
         self.report(feed, error)
 
-    def _run(self) -> None:
+    def _collecting(self) -> None:
+        last = time.monotonic()
         while not self._stopping.is_set():
             started = time.monotonic()
-            if not self.turn():
-                self._stopping.wait(max(0.0, self.period - (time.monotonic() - started)))
+            self._longest, last = max(self._longest, started - last), started
+            if self.collect():
+                self._awake.set()
+            self._stopping.wait(max(0.0, self.period - (time.monotonic() - started)))
+
+    def _deciding(self) -> None:
+        while not self._stopping.is_set():
+            self._awake.wait()
+            self._awake.clear()
+            while not self._stopping.is_set() and self.decide():
+                pass
 
 
 def split(scores: Scores, start: int, stop: int) -> Scores:

@@ -1,5 +1,6 @@
 """The node as a process of its own, and a ROS node that talks to it over DDS."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,7 +38,8 @@ class NodeProcess:
                  for part in ('-p', f'{name.replace("__", ".")}:={value}')]
         self._file = tempfile.TemporaryFile('w+')
         self.process = subprocess.Popen([*command, '--ros-args', *given, *arguments],
-                                        stdout=self._file, stderr=subprocess.STDOUT)
+                                        stdout=self._file, stderr=subprocess.STDOUT,
+                                        env={**os.environ, 'PYTHONFAULTHANDLER': '1'})
 
     @property
     def output(self):

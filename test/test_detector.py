@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from taolora_ros.decode import END, START
-from taolora_ros.detector import Anomaly, Detector, Event, Settings, gap_margin
+from taolora_ros.detector import Anomaly, Detector, Event, Settings
 from taolora_ros.samples import Samples
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+from taolora_ros.window import gap_margin
 
 START_NS = 1_700_000_000_000_000_000
 SECOND = 10**9

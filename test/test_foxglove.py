@@ -22,12 +22,17 @@ def layout():
 def published():
     """Give the types of what a running node publishes, by topic."""
     from running_node import NodeProcess, Talker, wait_for
+
+    from rclpy.node import NodeNameNonExistentError
     talker = Talker('foxglove_talker')
     with NodeProcess() as process:
         process.ready()
 
         def topics():
-            return dict(talker.node.get_publisher_names_and_types_by_node('taolora', '/'))
+            try:
+                return dict(talker.node.get_publisher_names_and_types_by_node('taolora', '/'))
+            except NodeNameNonExistentError:  # not discovered yet
+                return {}
         wait_for(lambda: '/diagnostics' in topics(), 20.0)
         found = {topic: types[0] for topic, types in topics().items()}
     talker.close()

@@ -1,26 +1,23 @@
 """The node as a process, over real DDS: what it hears, says, refuses and survives."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from playing import SECOND, blocks, cpu_seconds, excerpt, imu_messages, play, quiet, status
 from running_node import COMMAND, NodeProcess, Talker, wait_for
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Imu
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 from taolora_msgs.msg import Biosignal, Event, Feedback, ModelInfo
 
-from taolora_ros import recordings, shipped, synthetic
+from taolora_ros import synthetic
 from taolora_ros.conversions import nanoseconds
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 
-SECOND = 1_000_000_000
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -46,68 +43,6 @@ def restored(talker):
     before = dict(zip(names, talker.get(*names)))
     yield before
     assert talker.set_together(**before).successful
-
-
-def blocks(values, rate, start, size=36, unit='mV', first=0):
-    """Yield Biosignal messages of an ECG (N,), stamped from ``start`` ns on."""
-    for number, i in enumerate(range(0, len(values), size)):
-        part = np.asarray(values[i:i + size], np.float32)
-        message = Biosignal(modality=Biosignal.ECG, sample_rate=float(rate), unit=unit,
-                            channels=1, sequence=first + number, data=part.tolist())
-        stamp = start + round(i / rate * SECOND)
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
-        message.header.frame_id = 'chest'
-        yield message
-
-
-def imu_messages(values, rate, start):
-    """Yield Imu messages of (N, 6) m/s^2 and rad/s, stamped from ``start`` ns on."""
-    for i, row in enumerate(values.tolist()):
-        message = Imu()
-        stamp = start + round(i / rate * SECOND)
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
-        message.header.frame_id = 'imu_link'
-        acc, gyro = message.linear_acceleration, message.angular_velocity
-        acc.x, acc.y, acc.z, gyro.x, gyro.y, gyro.z = row
-        yield message
-
-
-def play(publisher, messages, pause=0.001):
-    """Publish faster than real time, but not so fast that best effort loses any."""
-    for message in messages:
-        publisher.publish(message)
-        time.sleep(pause)
-
-
-def excerpt():
-    """Return the ECG that is shipped for the demo."""
-    return next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
-
-
-def quiet(heard, least=0, seconds=1.5):
-    """Wait until ``least`` messages have arrived in ``heard``, and then no more; return them."""
-    wait_for(lambda: len(heard) >= least, 30)
-    last = -1
-    while len(heard) != last:
-        last = len(heard)
-        time.sleep(seconds)
-    return list(heard)
-
-
-def status(talker, stream, rounds=1):
-    """Return level, message and values of a stream's status after ``rounds`` more of them."""
-    heard = talker.listen(DiagnosticArray, '/diagnostics')
-
-    def found():
-        return [s for array in heard for s in array.status if s.name.endswith(f': {stream}')]
-    wait_for(lambda: len(found()) >= rounds, 10 + rounds)
-    return found()[-1].level, found()[-1].message, {v.key: v.value for v in found()[-1].values}
-
-
-def cpu_seconds(node):
-    """Return the processor time that a node has used."""
-    fields = Path(f'/proc/{node.process.pid}/stat').read_text().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 # what it finds
@@ -184,7 +119,7 @@ def test_bad_messages_are_counted_and_reported_and_do_no_harm(node, talker):
 def test_diagnostics_say_who_is_silent(node, talker):
     wait_for(lambda: 'no message on /imu/data' in status(talker, 'imu')[1], 20)
     level, text, values = status(talker, 'imu')
-    assert level == b'\x01'
+    assert level == b'\x02'
     assert values['topic'] == '/imu/data' and values['model'] == 'imu_falls'
     assert {'message_rate_hz', 'gate_fraction', 'latency_p99_ms', 'engine'} <= set(values)
 

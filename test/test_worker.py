@@ -11,9 +11,10 @@ from taolora_ros.conversions import Converter
 from taolora_ros.detector import Detector, Settings
 from taolora_ros.engine.interface import Scores
 from taolora_ros.features import feature_names
+from taolora_ros.feed import Feed
 from taolora_ros.samples import Samples
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
-from taolora_ros.worker import WINDOWS, Feed, Worker, split
+from taolora_ros.worker import WINDOWS, Worker, split
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
@@ -67,15 +68,21 @@ def make_feed(name, spec, engine, samples, size=25):
     def take():
         messages, waiting[:] = list(waiting), []
         return messages, [0] * len(messages), time.time_ns() if messages else 0
-    return Feed(name, take, Ready(spec), Detector(spec, engine, name=name), engine), waiting
+    return Feed(name, Ready(spec), Detector(spec, engine, name=name), engine, take), waiting
+
+
+def make_worker(feeds, publish, report=None, max_lag=60.0, **options):
+    """Return a worker that fails the test where nobody expects an error."""
+    return Worker(feeds, publish, report or pytest.fail, 0.01, max_lag, **options)
 
 
 def run(feeds, report=None):
     """Run the feeds until nothing is due; return (feed name, result) in order."""
     results = []
-    worker = Worker(feeds, lambda feed, result, latency: results.append((feed.name, result)),
-                    report or pytest.fail, 0.01)
-    while worker.turn():
+    worker = make_worker(feeds, lambda feed, result, latency: results.append((feed.name, result)),
+                         report)
+    worker.collect()
+    while worker.decide():
         pass
     return results
 
@@ -151,7 +158,7 @@ def test_new_settings_hold_while_it_runs():
 def test_nothing_waits_for_the_network():
     engine = SpikeEngine(IMU_FALLS, seconds=0.5)
     feed, _ = make_feed('a', IMU_FALLS, engine, recording(IMU_FALLS, 60))
-    worker = Worker([feed], lambda *result: None, pytest.fail, 0.01)
+    worker = make_worker([feed], lambda *result: None)
     worker.start()
     try:
         time.sleep(0.2)  # in the first engine call
@@ -161,7 +168,7 @@ def test_nothing_waits_for_the_network():
         assert time.monotonic() - began < 0.1
     finally:
         worker.stop()
-    assert 'taolora-worker' not in [thread.name for thread in threading.enumerate()]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith('taolora-')]
 
 
 def test_split_takes_the_same_rows_of_every_score():

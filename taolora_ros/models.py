@@ -1,0 +1,57 @@
+"""The models of a running node: each file loaded once, with one engine for all that use it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taolora_ros.features import feature_names
+from taolora_ros.shipped import find_model
+
+if TYPE_CHECKING:  # importing an engine brings torch with it
+    from taolora_ros.engine import Engine
+    from taolora_ros.model_file import Model
+
+
+class Models:
+    """Loads models to run by ``engine`` on ``device``, as ``taolora_ros.engine`` names them."""
+
+    def __init__(self, engine: str, device: str):
+        self._engine = engine
+        self._device = device
+        self._loaded: dict[Path, tuple[Model, Engine]] = {}
+
+    def load(self, parameter: str, name: str) -> tuple[Model, Engine]:
+        """Return the model whose name or path stands in ``parameter``, and what runs it.
+
+        Raise ValueError when there is no such model or device, or its file cannot be used.
+        """
+        import torch  # takes seconds, so only when it is needed
+
+        from taolora_ros.engine import make_engine
+        from taolora_ros.model_file import load_model
+        # Windows are small, and threads that wait for each other on busy cores make them 5 to 30
+        # times slower than one thread is.
+        torch.set_num_threads(1)
+        with said_of(f'{parameter}: '):
+            path = find_model(name)
+            model = self._loaded[path][0] if path in self._loaded else load_model(path)
+        if path not in self._loaded:
+            engine = make_engine(model, self._engine, self._device)
+            rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
+            # Once now: the first run is slow, and a device that fails should fail the start.
+            engine.run(rest, np.zeros((1, model.spec.tokens), bool))
+            self._loaded[path] = model, engine
+        return self._loaded[path]
+
+
+@contextmanager
+def said_of(what: str):
+    """Begin the message of a ValueError with what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{what}{error}') from error
