@@ -1,0 +1,142 @@
+"""What the node says about streams that are not as they should be."""
+
+import time
+
+import numpy as np
+import pytest
+from playing import SECOND, blocks, imu_messages, status
+from running_node import NodeProcess, Talker, wait_for
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Imu
+from taolora_msgs.msg import Anomaly, Biosignal
+
+RATE, SECONDS = 100, 14
+STREAMS = ('well', 'slow', 'stuck', 'ahead', 'jumpy', 'holey', 'late', 'unworn')
+DEADLINE = 100_000_000  # ns
+
+
+@pytest.fixture(scope='module')
+def talker():
+    talker = Talker()
+    yield talker
+    talker.close()
+
+
+@pytest.fixture(scope='module')
+def node():
+    """A node with a stream for each kind of trouble, most of them of an IMU at 100 Hz."""
+    parameters = {'streams': f'[{", ".join(STREAMS)}]'}
+    for stream in STREAMS:
+        parameters |= {f'{stream}__topic': stream, f'{stream}__type': 'sensor_msgs/msg/Imu',
+                       f'{stream}__model': 'imu_falls', f'{stream}__sample_rate': float(RATE)}
+    parameters |= {'unworn__type': 'taolora_msgs/msg/Biosignal', 'unworn__model': 'ecg_beats',
+                   'unworn__sample_rate': 0.0}
+    with NodeProcess('-p', f'qos_overrides./late.subscription.deadline:={DEADLINE}',
+                     **parameters) as process:
+        yield process.ready()
+
+
+def carried(rng):
+    """Return (N, 6) of an IMU that is carried about, SECONDS long."""
+    t = np.arange(SECONDS * RATE) / RATE
+    values = np.sin(2 * np.pi * rng.uniform(0.5, 1.5, 6) * t[:, None] + rng.uniform(0, 6, 6))
+    values[:, 2] += 9.81
+    return values + rng.normal(0, 0.05, values.shape)
+
+
+def troubles(rng, start):
+    """Return for each stream its messages, None where one is left out."""
+    values = {stream: carried(rng) for stream in STREAMS if stream != 'unworn'}
+    values['stuck'][2 * RATE:, 1] = values['stuck'][2 * RATE, 1]
+    values['holey'][::5, 0] = np.nan
+    ahead = {'ahead': 30 * SECOND}
+    played = {stream: list(imu_messages(rows, RATE, start + ahead.get(stream, 0)))
+              for stream, rows in values.items()}
+    played['slow'][::2] = [None] * (SECONDS * RATE // 2)
+    for i in range(RATE, SECONDS * RATE, 2 * RATE):
+        played['jumpy'][i].header.stamp.sec -= 5
+    pause = slice(8 * RATE, 8 * RATE + RATE // 2)
+    played['late'][pause] = [None] * (RATE // 2)
+    line = 0.4 + 0.001 * rng.normal(size=SECONDS * 360)
+    flat = list(blocks(line, 360, start, size=36))
+    played['unworn'] = [flat[i // 10] if i % 10 == 9 else None for i in range(SECONDS * RATE)]
+    return played
+
+
+@pytest.fixture(scope='module')
+def told(node, talker):
+    """Play all troubles at once in real time; return all statuses by stream, and anomalies."""
+    arrays, anomalies = (talker.listen(kind, topic) for kind, topic in (
+        (DiagnosticArray, '/diagnostics'), (Anomaly, '/taolora/anomalies')))
+    qos = {stream: QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+           for stream in STREAMS}
+    qos['late'].deadline = Duration(nanoseconds=DEADLINE)
+    publishers = {stream: talker.publisher(Biosignal if stream == 'unworn' else Imu, f'/{stream}',
+                                           qos[stream]) for stream in STREAMS}
+    began = time.time()
+    played = troubles(np.random.default_rng(), round(began * SECOND))
+    for i, row in enumerate(zip(*(played[stream] for stream in STREAMS))):
+        for stream, message in zip(STREAMS, row):
+            if message is not None:
+                publishers[stream].publish(message)
+        time.sleep(max(0.0, began + (i + 1) / RATE - time.time()))
+    ended = time.time()
+    wait_for(lambda: len([a for a in anomalies if a.channel_names == ['silence']
+                          and a.is_anomalous]) >= len(STREAMS), 10)
+    statuses = {stream: [s for array in arrays for s in array.status
+                         if s.name == f'taolora: {stream}' and
+                         array.header.stamp.sec < ended] for stream in STREAMS}
+    return statuses, anomalies, ended
+
+
+def problems(told, stream):
+    """Return all that was said of a stream while it was played, and the last values."""
+    statuses = told[0][stream]
+    return '\n'.join(s.message for s in statuses), {v.key: v.value for v in statuses[-1].values}
+
+
+def test_a_good_stream_is_running_and_its_rate_is_known(told):
+    text, values = problems(told, 'well')
+    assert 'expected' not in text and 'stuck' not in text
+    assert float(values['sample_rate_hz']) == pytest.approx(RATE, rel=0.1)
+    assert float(values['expected_rate_hz']) == RATE
+    assert values['model'] == 'imu_falls' and float(values['missing_fraction']) == 0.0
+    assert int(values['messages']) > 0.9 * SECONDS * RATE
+
+
+@pytest.mark.parametrize('stream, said', [
+    ('slow', 'samples a second, 100.0 expected'), ('stuck', 'acc_y stuck at'),
+    ('ahead', 's ahead of the clock'), ('late', 'deadlines missed'), ('unworn', 'lead off'),
+    ('jumpy', 'lately'), ('holey', 'lately')])
+def test_each_trouble_is_a_warning_in_words(told, stream, said):
+    assert said in problems(told, stream)[0]
+    levels = {s.level for s in told[0][stream] if said in s.message}
+    assert levels <= {DiagnosticStatus.WARN, DiagnosticStatus.ERROR}
+
+
+def test_figures_stand_beside_the_words(told):
+    assert problems(told, 'stuck')[1]['flat_channels'] == 'acc_y'
+    assert float(problems(told, 'ahead')[1]['stamp_skew_s']) == pytest.approx(-30.0, abs=1.0)
+    assert int(problems(told, 'late')[1]['deadlines_missed']) >= 1
+    assert float(problems(told, 'slow')[1]['sample_rate_hz']) == pytest.approx(50, rel=0.1)
+    assert float(problems(told, 'holey')[1]['missing_fraction']) == pytest.approx(
+        0.2 / 6, abs=0.01)
+    counts = {name: problems(told, stream)[1] for stream, name in (
+        ('jumpy', 'count.late'), ('holey', 'count.nonfinite'))}
+    assert all(int(values[name]) > 0 for name, values in counts.items()), counts
+
+
+def test_a_stream_that_stops_is_an_anomaly_within_a_second_with_its_reason(told, talker):
+    _, anomalies, ended = told
+    for stream in STREAMS:
+        last = [a for a in anomalies if a.stream == stream and a.channel_names == ['silence']][-1]
+        assert last.is_anomalous and last.reason.startswith('no message for ')
+        silent = last.header.stamp.sec + 1e-9 * last.header.stamp.nanosec - (
+            last.start.sec + 1e-9 * last.start.nanosec)
+        assert 0.4 < silent < 1.0, (stream, silent)
+    level, text, values = status(talker, 'well')
+    assert level == DiagnosticStatus.ERROR and text.startswith('no message on /well for ')
+    assert float(values['silent_s']) >= 0.5
