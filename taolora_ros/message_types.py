@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -30,14 +32,21 @@ def message_class(name: str) -> type:
     try:
         module = importlib.import_module(f'{package}.msg')
     except ImportError as error:
+        near = difflib.get_close_matches(package, packages(), 3, 0.4) or packages()
         raise ValueError(f'{name!r}: no package {package!r} with messages in this environment '
-                         f'({error})') from error
+                         f'({error}); there are {", ".join(near[:12])}') from error
     if not hasattr(module, message):
         known = sorted(n for n in vars(module) if n[0].isupper() and not n.endswith('_Constants'))
         near = difflib.get_close_matches(message, known, 3, 0.5) or known[:8]
         raise ValueError(f'{name!r}: {package} has no such message; it has '
                          + ', '.join(f'{package}/msg/{n}' for n in near))
     return getattr(module, message)
+
+
+def packages() -> list[str]:
+    """Return the names of the packages with messages that can be imported, sorted."""
+    places = (Path(place) for place in sys.path if place)
+    return sorted({found.parent.name for place in places for found in place.glob('*_msgs/msg')})
 
 
 def fields(message: type) -> dict[str, str]:
