@@ -1,6 +1,7 @@
 # The three things to do here. Everything else that has to be set up for them is set up by them.
 
-# Used when no ROS 2 environment is sourced: its wheels, pinned in requirements/ros-$(ROS).txt.
+# Used when no ROS 2 environment is sourced: its wheels, pinned in requirements/ros-$(ROS).txt;
+# jazzy or kilted. Another one than .venv was made with makes it anew.
 ROS ?= jazzy
 # Any Python from 3.10; with a sourced ROS 2 environment, the one that environment is made for.
 PYTHON ?= python3

@@ -49,7 +49,10 @@ setup(
         'scipy>=1.8',
         'torch>=2.4',
     ],
-    extras_require={'report': ['plotly>=6.0']},
+    extras_require={
+        'report': ['plotly>=6.0'],
+        'test': ['pytest'],  # without it colcon test looks for unittest's and runs none
+    },
     zip_safe=False,
     entry_points={
         'console_scripts': [

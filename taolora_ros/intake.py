@@ -50,7 +50,7 @@ class Intake:
     """One subscription, best effort unless ``qos_overrides`` parameters say otherwise.
 
     With ``raw``, messages are taken as they were serialised, which costs half as much. Raise
-    ValueError when ``topic`` cannot be the name of one.
+    ValueError when ``topic`` cannot be the name of one or may not be subscribed to.
     """
 
     def __init__(self, node: Node, topic: str, type_name: str, raw: bool = False):
@@ -68,6 +68,9 @@ class Intake:
         except NameValidationException as error:
             reason = str(error).split(':')[1].strip()
             raise ValueError(f'topic: {topic!r}: {reason}') from error
+        except RuntimeError as error:  # the middleware's, e.g. because a policy forbids it
+            raise ValueError(f'topic: cannot subscribe to {topic!r} (with SROS 2: is it granted '
+                             f'by the policy?): {error}') from error
         self.topic = self._subscription.topic_name
 
     def close(self) -> None:

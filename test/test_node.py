@@ -62,7 +62,8 @@ def test_heartbeats_arrive_with_the_time_of_their_header(node, talker):
     assert len({e.id for e in found}) == len(found)
     assert {e.header.frame_id for e in found} == {'chest'}
     assert {e.phase for e in found} == {Event.START}
-    assert all(0.0 <= e.latency < 5.0 and e.model == 'ecg_beats' for e in found)
+    # played in about a second: a busy machine falls behind
+    assert all(0.0 <= e.latency < 30.0 and e.model == 'ecg_beats' for e in found)
     assert {'rr_s', 'heart_rate_bpm'} <= {v.key for v in found[-1].values}
 
 

@@ -87,6 +87,10 @@ def test_setup_has_lower_bounds_only(setup_arguments):
         assert re.fullmatch(r'[a-z0-9-]+>=[\d.]+', requirement), requirement
 
 
+def test_colcon_is_told_to_test_with_pytest(setup_arguments):
+    assert 'pytest' in setup_arguments['extras_require']['test']
+
+
 def test_development_pins_every_version():
     lines = [line for file in (ROOT / 'requirements').glob('*.txt')
              for line in file.read_text().splitlines() if line and not line.startswith('#')]

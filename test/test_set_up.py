@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,25 @@ def test_sourced_ros_of_another_python_is_refused(set_up, monkeypatch, tmp_path)
         set_up.choose_ros('jazzy')
 
 
-def test_unknown_distribution_names_those_with_pins(set_up):
-    with pytest.raises(set_up.SetUpError, match="foxy: no pins .*'jazzy'"):
-        set_up.requirements('foxy wheels')
+@pytest.mark.parametrize('wanted', ['foxy', 'sourced', 'Jazzy', ''])
+def test_unknown_distribution_names_those_with_pins(set_up, wheels_machine, wanted):
+    with pytest.raises(set_up.SetUpError, match=f'ROS={wanted}: .* ROS=jazzy or ROS=kilted, or'):
+        set_up.choose_ros(wanted)
+
+
+def test_refused_distribution_leaves_the_environment_alone(set_up, wheels_machine, monkeypatch,
+                                                           capsys):
+    monkeypatch.setattr('sys.argv', ['set_up.py', '--ros', 'foxy'])
+    monkeypatch.setattr(set_up, 'perform', lambda *_, **__: pytest.fail('a step was done'))
+    assert set_up.main() == 1
+    assert capsys.readouterr().err.startswith('set-up: ROS=foxy: ')
+
+
+def test_pins_of_each_distribution_are_of_that_one_alone(set_up):
+    for distribution in ('jazzy', 'kilted'):
+        *_, file = set_up.requirements(f'{distribution} wheels')
+        names = re.findall(r'(?m)^ros-([a-z]+)-', file.read_text())
+        assert set(names) == {distribution, 'ament'}  # ros-ament-package has no other name
 
 
 def test_include_paths_of_the_build_machine_are_rewritten(set_up, monkeypatch, tmp_path):

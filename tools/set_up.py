@@ -93,6 +93,12 @@ def choose_ros(wanted: str) -> str:
     if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
         raise SetUpError(f'there are no ROS 2 wheels for {platform.system()} on '
                          f'{platform.machine()}: source a ROS 2 environment first')
+    known = sorted(path.stem[4:] for path in (ROOT / 'requirements').glob('ros-*.txt'))
+    known.remove('sourced')
+    if wanted not in known:
+        raise SetUpError(f'ROS={wanted}: its wheels have no pins in requirements/; say '
+                         f'{" or ".join(f"ROS={name}" for name in known)}, or source a ROS 2 '
+                         'environment first')
     return f'{wanted} wheels'
 
 
@@ -182,11 +188,7 @@ def torch_of_the_machine() -> bool:
 def requirements(ros: str) -> list[Path]:
     """Return the files of pins for this ROS 2."""
     which = 'sourced' if ros.startswith('sourced') else ros.split()[0]
-    file = ROOT / 'requirements' / f'ros-{which}.txt'
-    if not file.exists():
-        known = sorted(path.stem[4:] for path in file.parent.glob('ros-*.txt'))
-        raise SetUpError(f'{which}: no pins of its wheels in requirements/; there are {known}')
-    return [ROOT / 'requirements' / 'development.txt', file]
+    return [ROOT / 'requirements' / 'development.txt', ROOT / 'requirements' / f'ros-{which}.txt']
 
 
 def correct_exported_includes() -> None:
