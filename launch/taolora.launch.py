@@ -12,6 +12,7 @@ ARGUMENTS = (
     ('namespace', '', 'namespace of the node; its topics are below it'),
     ('params_file', str(CONFIG), 'parameter file'),
     ('device', '', 'auto, cpu or cuda; empty: as in params_file'),
+    ('autostart', 'true', 'false: wait for a lifecycle manager'),
     ('use_sim_time', 'false', 'true: take time from /clock'),
     ('log_level', 'info', 'debug, info, warn or error'),
 )
@@ -20,9 +21,7 @@ ARGUMENTS = (
 def start(context):
     """Return the node as the arguments say."""
     values = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
-    if values['use_sim_time'].lower() not in ('true', 'false'):
-        raise ValueError(f"use_sim_time: {values['use_sim_time']!r} is neither true nor false")
-    changes = {'use_sim_time': values['use_sim_time'].lower() == 'true'}
+    changes = {name: _switch(name, values[name]) for name in ('autostart', 'use_sim_time')}
     if values['device']:
         changes['device'] = values['device']
     return [Node(
@@ -30,6 +29,12 @@ def start(context):
         namespace=values['namespace'], parameters=[values['params_file'], changes],
         arguments=['--ros-args', '--log-level', values['log_level']], output='screen',
         emulate_tty=True)]
+
+
+def _switch(name, value):
+    if value.lower() not in ('true', 'false'):
+        raise ValueError(f'{name}: {value!r} is neither true nor false')
+    return value.lower() == 'true'
 
 
 def generate_launch_description():
