@@ -56,7 +56,7 @@ class Feed:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._behind: float | None = None  # monotonic time since which windows wait, s
         self._refused: Counter = Counter()
-        self._problem = ''
+        self.problem = ''  # in words: why something could last not be used
 
     def start(self, take: Callable[[], tuple[list, list[int], int]],
               obstacle: Callable[[], str]) -> None:
@@ -76,7 +76,10 @@ class Feed:
         messages, arrivals, arrived = self.take()
         change = self.silence.look(now, len(messages))
         if messages:
+            known = self.converter.problem
             samples = self.converter.convert(messages, arrivals)
+            if self.converter.problem != known:
+                self.problem = self.converter.problem
             with self.lock:
                 self.messages += len(messages)
                 self.arrived = arrived
@@ -121,12 +124,12 @@ class Feed:
             late = 0.0 if self._behind is None else now - self._behind
             if late > HOPELESS * max_lag:
                 left = self.detector.abandon()
-                self._problem = f'too slow by far: {left:.1f} s of the stream are left undecided'
+                self.problem = f'too slow by far: {left:.1f} s of the stream are left undecided'
                 late, self._behind = 0.0, None
             skipped = self.detector.skipped
             windows = self.detector.due(limit, hurry=late > max_lag)
             if self.detector.skipped > skipped:
-                self._problem = f'decisions are {late:.1f} s late: windows are skipped'
+                self.problem = f'decisions are {late:.1f} s late: windows are skipped'
             # Faster than the clock, as in a replay, samples lie further apart than their arrivals.
             due = [max(self.arrived - self.detector.behind(window), self._even)
                    for window in windows]
@@ -169,7 +172,7 @@ class Feed:
     def refuse(self, reason: str, problem: str, count: int = 1) -> None:
         """Count something that could not be used."""
         self._refused[reason] += count
-        self._problem = problem
+        self.problem = problem
 
     def counts(self) -> Counter:
         """Return by name what was dropped, bridged or restarted so far."""
@@ -180,11 +183,6 @@ class Feed:
         """Return the part of all tokens that the gate opened, 0 to 1."""
         with self.lock:
             return float(self.detector.gate_fraction)
-
-    @property
-    def problem(self) -> str:
-        """Return in words why something could last not be used, '' when there was nothing."""
-        return self._problem or self.converter.problem
 
     def latency(self, quantile: float) -> float:
         """Return a quantile of the recent latencies in seconds, 0 when there are none."""
