@@ -171,6 +171,26 @@ def test_nothing_waits_for_the_network():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('taolora-')]
 
 
+def test_longest_break_of_intake_is_told_once():
+    samples = recording(IMU_FALLS, 60)
+    feed, _ = make_feed('a', IMU_FALLS, SpikeEngine(IMU_FALLS), samples)
+    take, looks = feed.take, threading.Semaphore(0)
+
+    def slow():
+        time.sleep(0.15)
+        looks.release()
+        return take()
+    feed.take = slow
+    worker = make_worker([feed], lambda *result: None)
+    worker.start()
+    for _ in range(3):
+        looks.acquire()
+    worker.stop()
+    assert worker.longest_break() >= 0.15
+    assert worker.longest_break() == 0.0
+    assert feed.decided == sum(feed.engine.batches) > 0
+
+
 def test_split_takes_the_same_rows_of_every_score():
     rows = np.arange(12, dtype=np.float32)
     scores = Scores(rows.reshape(6, 2, 1), rows.reshape(6, 2), rows.reshape(6, 2))
