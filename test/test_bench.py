@@ -27,7 +27,8 @@ def heard(lost=0, missing=()):
                          {'late': 2, 'gap': 1}, intake_break=20.0 + t,
                          arrival=t * NANOSECONDS + 3_000_000 * (t >= 5)) for t in range(14)]
     said.idle = [(i, 1.0) for i in range(100)]
-    said.calls = [(i * NANOSECONDS // 20, 2.0 if i < 160 else 4.0) for i in range(300)]
+    said.calls = [(i * NANOSECONDS // 20, 99.0 if i < 20 or i > 190 else 2.0 if i < 160 else 4.0)
+                  for i in range(300)]  # slow before the first window and after the last
     return said
 
 
