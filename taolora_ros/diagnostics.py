@@ -42,8 +42,11 @@ class StreamDiagnostics:
         self._events: dict[str, object] = {}
         self._rates: deque[float] = deque(maxlen=LEARNT)  # samples per second of their stamps
 
-    def status(self, now: int) -> DiagnosticStatus:
-        """Return how the stream is doing; ``now`` (ns) is by the clock of the feed's silence."""
+    def status(self, now: int, intake_break: float = 0.0) -> DiagnosticStatus:
+        """Return how the stream is doing; ``now`` (ns) is by the clock of the feed's silence.
+
+        ``intake_break`` (s) is the longest time that messages were not looked for lately.
+        """
         feed = self.feed
         with feed.lock:
             kept, stamp, messages = feed.health.take(), feed.health.last_stamp, feed.messages
@@ -62,6 +65,7 @@ class StreamDiagnostics:
             level = WARN if problems else OK
         text = '; '.join(problems) or ('running' if feed.messages else 'waiting for messages')
         values = self._values(report, came / elapsed if elapsed else 0.0, events, counts)
+        values['intake_break_ms'] = f'{1e3 * intake_break:.1f}'
         return DiagnosticStatus(
             level=level, name=f'{self._node}: {feed.name}', message=text,
             hardware_id=feed.converter.frame_id,
@@ -90,6 +94,7 @@ class StreamDiagnostics:
             'messages_lost': events.get('lost', 0),
             'incompatible_publishers': events.get('refused', 0),
             'gate_fraction': f'{feed.gate_fraction():.3f}',
+            'windows_decided': feed.decided,
             'latency_p50_ms': f'{1e3 * feed.latency(0.5):.1f}',
             'latency_p99_ms': f'{1e3 * feed.latency(0.99):.1f}',
             'model': feed.detector.spec.name,

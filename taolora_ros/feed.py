@@ -52,6 +52,7 @@ class Feed:
         self.lock = threading.Lock()
         self.health = Health(detector.spec)
         self.messages = 0
+        self.decided = 0  # windows
         self.arrived = 0  # system time in ns of the newest message, 0 before the first
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._behind: float | None = None  # monotonic time since which windows wait, s
@@ -143,6 +144,7 @@ class Feed:
         """Decide one window that was ``due`` at a system time (ns); return what happened."""
         with self.lock:
             results = self.detector.absorb([window], scores)
+            self.decided += 1
         self.latencies.extend([(time.time_ns() - due) / NANOSECONDS] * len(results))
         return results
 

@@ -282,7 +282,8 @@ class TaoloraNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         """Publish one status for each stream, and log a new problem once."""
-        array = DiagnosticArray(status=[self._status(stream) for stream in self._given])
+        pause = self._worker.longest_break() if self._worker else 0.0
+        array = DiagnosticArray(status=[self._status(stream, pause) for stream in self._given])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
         for stream, running in self._streams.items():
@@ -291,10 +292,10 @@ class TaoloraNode(LifecycleNode):
                 self._reported[stream] = problem
                 self.get_logger().warning(f'{stream}: {problem}')
 
-    def _status(self, stream: str) -> DiagnosticStatus:
+    def _status(self, stream: str, intake_break: float) -> DiagnosticStatus:
         running = self._streams.get(stream)
         if running and running.diagnostics:
-            return running.diagnostics.status(self._time())
+            return running.diagnostics.status(self._time(), intake_break)
         state = 'inactive' if running else 'unconfigured'
         if self.failure:
             return plain_status(self.get_name(), stream, DiagnosticStatus.ERROR,

@@ -123,6 +123,7 @@ def test_diagnostics_say_who_is_silent(node, talker):
     assert level == b'\x02'
     assert values['topic'] == '/imu/data' and values['model'] == 'imu_falls'
     assert {'message_rate_hz', 'gate_fraction', 'latency_p99_ms', 'engine'} <= set(values)
+    assert float(values['intake_break_ms']) > 0 and int(values['windows_decided']) >= 0
 
 
 def test_diagnostics_say_why_nothing_can_come(talker):

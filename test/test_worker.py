@@ -14,7 +14,7 @@ from taolora_ros.features import feature_names
 from taolora_ros.feed import Feed
 from taolora_ros.samples import Samples
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
-from taolora_ros.worker import WINDOWS, Worker, split
+from taolora_ros.worker import TOGETHER, WINDOWS, Worker, split
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
@@ -102,13 +102,35 @@ def test_streams_of_one_model_share_engine_calls_and_keep_their_events():
     feeds = [make_feed(name, IMU_FALLS, engine, recording(IMU_FALLS, 30, events))[0]
              for name, events in times.items()]
     results = run(feeds)
-    assert max(engine.batches) == 3 * WINDOWS
+    assert WINDOWS % TOGETHER == 0 and set(engine.batches[:3 * WINDOWS // TOGETHER]) == {TOGETHER}
     for name, events in times.items():
         starts = [r for n, r in results if n == name and r.label == 'fall' and r.phase == 0]
         assert len(starts) == len(events)
         assert all(r.id.startswith(name) for r in starts)
         for result, event in zip(starts, events):
             assert abs((result.stamp_ns - START) / SECOND - event) < 0.2
+
+
+def test_windows_due_at_the_same_time_are_one_call_of_bounded_size():
+    engine = SpikeEngine(IMU_FALLS)
+    size = IMU_FALLS.window
+    feeds = [make_feed(str(i), IMU_FALLS, engine, recording(IMU_FALLS, size / IMU_FALLS.rate))[0]
+             for i in range(TOGETHER + 3)]
+    worker = make_worker(feeds, lambda *result: None)
+    worker.collect()
+    worker.decide()
+    assert max(engine.batches) == TOGETHER
+    assert len(engine.batches) == -(-sum(engine.batches) // TOGETHER)
+    assert sum(engine.batches) >= len(feeds)
+
+
+def test_an_engine_is_run_once_on_its_largest_batch_before_the_first_window():
+    engines = SpikeEngine(IMU_FALLS), SpikeEngine(ECG_BEATS, broken=True)
+    feeds = [make_feed(str(i), engine.spec, engine, recording(engine.spec, 1))[0]
+             for i, engine in enumerate((*engines, engines[0]))]
+    make_worker(feeds, lambda *result: None).warm_up()
+    assert engines[0].batches == [TOGETHER] and engines[1].batches == []
+    assert not feeds[1].counts()
 
 
 def test_streams_of_different_models_use_their_own_engines():
@@ -169,6 +191,26 @@ def test_nothing_waits_for_the_network():
     finally:
         worker.stop()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('taolora-')]
+
+
+def test_longest_break_of_intake_is_told_once():
+    samples = recording(IMU_FALLS, 60)
+    feed, _ = make_feed('a', IMU_FALLS, SpikeEngine(IMU_FALLS), samples)
+    take, looks = feed.take, threading.Semaphore(0)
+
+    def slow():
+        time.sleep(0.15)
+        looks.release()
+        return take()
+    feed.take = slow
+    worker = make_worker([feed], lambda *result: None)
+    worker.start()
+    for _ in range(3):
+        looks.acquire()
+    worker.stop()
+    assert worker.longest_break() >= 0.15
+    assert worker.longest_break() == 0.0
+    assert feed.decided == sum(feed.engine.batches[1:]) > 0  # after the one that warms up
 
 
 def test_split_takes_the_same_rows_of_every_score():

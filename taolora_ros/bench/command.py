@@ -9,23 +9,45 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add one parser for each measurement; ``args.measure`` is the function to call."""
     benches = parser.add_subparsers(dest='bench', required=True, metavar='BENCH',
                                     parser_class=argparse.ArgumentParser)
-    for name, text, run, seconds in (
-            ('ingest', 'CPU per Imu message, beside a plain rclpy subscriber', _ingest, 10.0),
-            ('node', 'latency, CPU and losses of the node under load', _node, 20.0)):
+    for name, text, add, measure in (
+            ('ingest', 'CPU per Imu message, beside a plain rclpy subscriber', _add_ingest,
+             _ingest),
+            ('node', 'latency, CPU, losses and waiting times of the node under load', _add_node,
+             _node),
+            ('soak', 'memory, threads, CPU and losses of the node over a long time', _add_soak,
+             _soak)):
         bench = benches.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
-        bench.add_argument('--seconds', type=_positive, default=seconds,
-                           help=f'length of one measurement (default {seconds:g})')
         bench.add_argument('--json', metavar='FILE', help='write the figures there too')
-        bench.set_defaults(measure=run)
-        if name == 'ingest':
-            bench.add_argument('--runs', type=int, default=3, help='measurements of each way')
-            bench.add_argument('--rate', type=_positive, default=1000.0, help='messages per second')
-        else:
-            bench.add_argument('--hop', type=_positive,
-                               help="seconds between windows; default: the model's")
-            bench.add_argument('--case', metavar='STREAMSxHZ', action='append', type=_case,
-                               help='such as 8x1000, may be repeated; default: 1x100, 1x1000 and '
-                                    '8x1000')
+        bench.set_defaults(measure=measure, unit='runs')
+        add(bench)
+
+
+def _add_ingest(bench: argparse.ArgumentParser) -> None:
+    _add_seconds(bench, 10.0)
+    bench.add_argument('--runs', type=int, default=3, help='measurements of each way')
+    bench.add_argument('--rate', type=_positive, default=1000.0, help='messages per second')
+
+
+def _add_node(bench: argparse.ArgumentParser) -> None:
+    _add_seconds(bench, 20.0)
+    bench.add_argument('--hop', type=_positive,
+                       help="seconds between windows; default: the model's")
+    bench.add_argument('--case', metavar='STREAMSxHZ', action='append', type=_case,
+                       help='such as 8x1000, may be repeated; default: 1x100, 1x1000 and 8x1000')
+
+
+def _add_soak(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(unit='minutes')
+    bench.add_argument('--minutes', type=_positive, default=30.0,
+                       help='how long messages come (default 30)')
+    bench.add_argument('--streams', type=_streams, default=4, help='IMUs (default 4)')
+    bench.add_argument('--rate', type=_positive, default=500.0,
+                       help='messages per second of each (default 500)')
+
+
+def _add_seconds(bench: argparse.ArgumentParser, seconds: float) -> None:
+    bench.add_argument('--seconds', type=_positive, default=seconds,
+                       help=f'length of one measurement (default {seconds:g})')
 
 
 def _ingest(args: argparse.Namespace, report) -> tuple[dict, object]:
@@ -40,6 +62,12 @@ def _node(args: argparse.Namespace, report) -> tuple[dict, object]:
     return result, node.table(result)
 
 
+def _soak(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from taolora_ros.bench import soak
+    result = soak.measure(args.minutes, args.streams, args.rate, report)
+    return result, soak.table(result)
+
+
 def run(args: argparse.Namespace) -> tuple[dict, object]:
     """Return the figures and a table of them; raise ValueError when they cannot be measured."""
     from taolora_ros.bench.processes import own_domain
@@ -51,7 +79,7 @@ def run(args: argparse.Namespace) -> tuple[dict, object]:
         raise ValueError(f'{error}: run `make setup`, or source ROS 2 and a workspace with '
                          'taolora_msgs') from error
     try:
-        with own_domain(), progress('measuring', 'runs') as report:
+        with own_domain(), progress('measuring', args.unit) as report:
             return args.measure(args, report)
     except RuntimeError as error:  # a process that ended, or said nothing
         raise ValueError(str(error)) from error
@@ -66,6 +94,12 @@ def _positive(text: str) -> float:
 
 def _case(text: str) -> tuple[int, float]:
     streams, _, rate = text.partition('x')
-    if not streams.isdigit() or not 1 <= int(streams) <= 64 or not rate:
+    if not rate:
         raise argparse.ArgumentTypeError(f'{text}: write streams x Hz, such as 8x1000')
-    return int(streams), _positive(rate)
+    return _streams(streams), _positive(rate)
+
+
+def _streams(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f'{text}: 1 to 64 streams are needed')
+    return int(text)

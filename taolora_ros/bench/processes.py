@@ -80,7 +80,7 @@ class Process:
     def __exit__(self, *exception) -> None:
         """End it as Ctrl-C does."""
         if self.runs():
-            self._process.send_signal(signal.SIGINT)
+            self.interrupt()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -102,6 +102,20 @@ class Process:
             return time.clock_gettime((~self._process.pid << 3) | 2)
         except OSError:
             return 0.0
+
+    def memory(self) -> tuple[float, int]:
+        """Return the resident memory in MB and the number of threads; 0, 0 when it has ended."""
+        try:
+            lines = Path(f'/proc/{self._process.pid}/status').read_text().splitlines()
+        except OSError:
+            return 0.0, 0
+        told = dict(line.split(':', 1) for line in lines)
+        return (int(told.get('VmRSS', '0 kB').split()[0]) * 1024 / 1e6,
+                int(told.get('Threads', '0')))
+
+    def interrupt(self) -> None:
+        """Ask it to end, as Ctrl-C does; ``result`` waits until it has."""
+        self._process.send_signal(signal.SIGINT)
 
     def wait_for(self, text: str, timeout: float = PATIENCE) -> None:
         """Wait until it has printed ``text``."""
