@@ -2,6 +2,7 @@
 What tests share: a ROS 2 domain of their own, the recordings, and why a test is skipped.
 
     ros          rclpy with the messages; skips where they are missing, but not in .venv
+    talker       a ROS node of the test module's own that publishes, listens and calls services
     shared_data  the folder of recordings; skips where there is none
     gpu          marker: skips without a CUDA device
 """
@@ -78,6 +79,15 @@ def ros():
                 raise  # `make setup` promises them: missing there is a fault
             pytest.skip(f'{name} does not import ({error}): run `make setup`')
     return importlib.import_module('rclpy')
+
+
+@pytest.fixture(scope='module')
+def talker():
+    """Give a node that publishes, listens and calls services."""
+    from running_node import Talker
+    talker = Talker()
+    yield talker
+    talker.close()
 
 
 @pytest.fixture(scope='session')

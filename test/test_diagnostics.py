@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, blocks, imu_messages, status
-from running_node import NodeProcess, Talker, wait_for
+from running_node import NodeProcess, wait_for
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.duration import Duration
@@ -16,13 +16,6 @@ from taolora_msgs.msg import Anomaly, Biosignal
 RATE, SECONDS = 100, 14
 STREAMS = ('well', 'slow', 'stuck', 'ahead', 'jumpy', 'holey', 'late', 'unworn')
 DEADLINE = 100_000_000  # ns
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, imu_messages, play, quiet, status
-from running_node import NodeProcess, Talker, wait_for
+from running_node import NodeProcess, wait_for
 
 from sensor_msgs.msg import Imu
 from taolora_msgs.msg import Event, Gate, Score
@@ -16,13 +16,6 @@ from taolora_ros.conversions import nanoseconds
 from taolora_ros.recordings import read_npz
 
 PART = 0.02  # of the messages that are spoilt in each way
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, blocks, excerpt, imu_messages, quiet, status
-from running_node import NodeProcess, Talker
+from running_node import NodeProcess
 
 from geometry_msgs.msg import AccelStamped, Vector3Stamped
 from sensor_msgs.msg import Imu
@@ -29,13 +29,6 @@ STREAMS = {
     'numbers': {**ECG, 'type': 'std_msgs/msg/Float32MultiArray', 'sample_rate': 360.0},
 }
 FALLS = [stream for stream, given in STREAMS.items() if given['model'] == 'imu_falls']
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')

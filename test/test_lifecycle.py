@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, cpu_seconds, imu_messages, play, quiet, status
-from running_node import NodeProcess, Talker, wait_for
+from running_node import NodeProcess, wait_for
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -19,13 +19,6 @@ from taolora_ros.shipped import find_model
 from taolora_ros.spec import IMU_FALLS
 
 STREAM = {'streams': '[imu]', 'imu__sample_rate': 100.0}
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, blocks, cpu_seconds, excerpt, imu_messages, play, quiet, status
-from running_node import COMMAND, NodeProcess, Talker, wait_for
+from running_node import COMMAND, NodeProcess, wait_for
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Imu
@@ -19,13 +19,6 @@ from taolora_ros.conversions import nanoseconds
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from playing import SECOND, blocks, excerpt, play, quiet, status
-from running_node import NodeProcess, Talker, wait_for
+from running_node import NodeProcess, wait_for
 
 from rosgraph_msgs.msg import Clock
 from taolora_msgs.msg import Anomaly, Biosignal, Event
@@ -14,13 +14,6 @@ from taolora_ros.conversions import nanoseconds
 
 LENGTH = 15  # s of the recording
 ECG = {'streams': '[ecg]', 'max_lag': 60.0}
-
-
-@pytest.fixture(scope='module')
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture(scope='module')
