@@ -15,6 +15,8 @@ from taolora_ros.training.corpus import IGNORE, build_corpus, running_scale
 from taolora_ros.training.folds import assign_folds
 from taolora_ros.training.recipe import Job, make_model
 from taolora_ros.training.train import TrainOptions, train
+from taolora_ros.training.disturb_imu import rotations
+from taolora_ros.training.draws import Draws
 from taolora_ros.training.windows import WindowSampler, dilate
 from tiny import tiny_batch, tiny_spec
 
@@ -143,7 +145,7 @@ def test_augmented_windows_stay_finite_and_vary():
 
 
 def test_rotations_are_rotations():
-    turn = sampler(IMU_FALLS, imu_corpus(IMU_FALLS), True)._rotations(17)
+    turn = rotations(17, Draws(CPU, torch.Generator().manual_seed(0)))
     assert torch.allclose(turn @ turn.transpose(1, 2), torch.eye(3).expand(17, 3, 3), atol=1e-5)
     assert torch.allclose(torch.linalg.det(turn), torch.ones(17), atol=1e-5)
 
