@@ -28,6 +28,7 @@ class EcgDisturbance:
     filtered: float = 0.0
     turned: float = 0.25
     implanted: float = 0.0
+    own: float = 0.0
     flipped: float = 0.15
     slowest: float = 0.8
     fastest: float = 1.25

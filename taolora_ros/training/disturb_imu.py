@@ -32,6 +32,7 @@ class ImuDisturbance:
     jolted: float = 0.0
     jolt: float = 4.0
     shaken: float = 0.0
+    knocked: float = 0.0
     clipped: float = 0.3
     low_rail: float = 4.0
     coarse: float = 0.0
@@ -103,7 +104,7 @@ def _jolts(acc: Tensor, draws: Draws, how: ImuDisturbance) -> Tensor:
     at = draws.uniform(batch, 1, count) * length
     since = torch.arange(length, device=acc.device)[None, :, None] - at     # (B, L, 3 pulses)
     decay = 0.7 + 3.0 * draws.uniform(batch, 1, count)
-    pulse = torch.exp(-since / decay) * (since >= 0) * torch.cos(
+    pulse = torch.exp(-since.clamp(min=0) / decay) * (since >= 0) * torch.cos(
         since * (0.5 + 2 * draws.uniform(batch, 1, count)))
     size = how.jolt * draws.uniform(batch, 1, count).square() * (
         draws.uniform(batch, 1, count) < 0.5)

@@ -8,7 +8,6 @@ corpus at those instants, so that stretching, cutting and padding need no copy o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +19,8 @@ from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 from taolora_ros.training.corpus import IGNORE, Corpus
 from taolora_ros.training.disturb_ecg import EcgDisturbance, disturb_ecg, reshape_beats
 from taolora_ros.training.disturb_imu import ImuDisturbance, disturb_imu
-from taolora_ros.training.draws import Draws
-from taolora_ros.training.implants import implant
+from taolora_ros.training.draws import Draws, smooth
+from taolora_ros.training.implants import Donor, implant
 
 SLOTS = 6                     # beats a second of a window can hold
 FRESH = 0.06                  # share of windows whose signal has only just begun
@@ -126,6 +125,8 @@ class WindowSampler:
         if self.spec.kind == 'imu':
             classes, offsets = self._label_falls(recording, begin, end, stretch)
             if self.augment:
+                if self.how.knocked:
+                    windows = windows + self._knocks(windows, (classes == 1).any(1))
                 windows = disturb_imu(windows, self.spec.rate, self.draws, self.how)
             return Batch(windows, gates, classes, offsets)
         beats = self._beats(begin, end, stretch)
@@ -146,26 +147,50 @@ class WindowSampler:
         windows = reshape_beats(windows, other, rate, self.draws, how)
         if how.implanted:
             place, label, inside = beats
-            windows, place, label = implant(
-                windows, place, label, inside, self._donor(len(end)), self.spec.classes.index('N'),
-                self.spec.classes.index('V'), rate, self.draws, how.implanted)
+            windows, place, label = implant(windows, place, label, inside, self._donor(recording),
+                                            self.spec.classes, rate, self.draws, how.implanted)
             beats = place, label, inside & (place >= 0)
         return disturb_ecg(windows, rate, self.draws, how), beats
 
-    def _donor(self, batch: int) -> Callable[[Tensor], Tensor]:
-        """Return the signal of a random ventricular beat for each window, by time from its peak."""
+    def _donor(self, recording: Tensor) -> Donor:
+        """Return a ventricular beat for each window, or a random one of its own ``recording``."""
+        batch = len(recording)
+        own = self.draws.chance(batch, self.how.own)
+        first = torch.searchsorted(self.event_recording, recording)
+        last = torch.searchsorted(self.event_recording, recording, right=True)
+        mine = (first + self.draws.uniform(batch) * (last - first)).long()
         event = torch.multinomial(self.donor_weight, batch, True, generator=self.random)
+        event = torch.where(own, torch.minimum(mine, last - 1), event)
         recording = self.event_recording[event]
         peak = self.event_at[event][:, None]
         pace = torch.exp(0.15 * self.draws.normal(batch, 1)).double()
+        pace = torch.where(own[:, None], 1.0, pace)
         start, stop = self.start[recording][:, None], self.stop[recording][:, None] - 1
         scale = self.scale[peak.long().clamp(max=len(self.scale) - 1)]
 
         def signal(since: Tensor) -> Tensor:
-            row = (peak + since * pace - 0.5).round().long()
+            row = (peak + since.double() * pace - 0.5).round().long()
             return self.features[torch.minimum(torch.maximum(row, start), stop), 0] / scale
 
-        return signal
+        return Donor(signal, self.event_class[event][:, None], own[:, None])
+
+    def _knocks(self, windows: Tensor, fallen: Tensor) -> Tensor:
+        """Return impacts of falls (B, L, F) without the falls, none where someone has ``fallen``.
+
+        An impact alone, with no change of posture and no rest after it, is a jump or a knock.
+        """
+        batch, length = windows.shape[:2]
+        event = (self.draws.uniform(batch) * len(self.event_recording)).long()
+        recording = self.event_recording[event]
+        place = self.draws.uniform(batch, 1) * length
+        since = torch.arange(length, device=self.device) - place                 # (B, L) samples
+        row = (self.event_at[event][:, None] + since).round().long()
+        start, stop = self.start[recording][:, None], self.stop[recording][:, None] - 1
+        signal = self.features[torch.minimum(torch.maximum(row, start), stop)]   # (B, L, F)
+        signal = signal - smooth(signal, 25)
+        fade = ((0.4 * self.spec.rate - since.abs()) / (0.1 * self.spec.rate)).clamp(0, 1)
+        size = self.draws.strength(batch, self.how.knocked, 1.5) * ~fallen
+        return signal * (fade * size[:, None])[..., None]
 
     def _beats(self, begin: Tensor, end: Tensor, stretch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return place in the window (samples), class and whether it is inside: (B, S) each."""
