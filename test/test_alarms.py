@@ -8,6 +8,7 @@ from taolora_ros.alarms import AlarmDecoder
 from taolora_ros.decode import CRITICAL, END, START, Tokens
 from taolora_ros.spec import IMU_FALLS
 
+IMU_FALLS = dataclasses.replace(IMU_FALLS, patch=4, bias=(-2.2,))
 RATE, PATCH = IMU_FALLS.rate, IMU_FALLS.patch
 START_NS = 1_700_000_000_000_000_000
 DELAY = 80  # samples

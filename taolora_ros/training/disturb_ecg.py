@@ -16,19 +16,19 @@ from taolora_ros.training.draws import Draws, smooth
 
 @dataclass(frozen=True)
 class EcgDisturbance:
-    """Shares of windows (0 to 1) whose beats are reshaped in each way.
+    """Shares of windows (0 to 1) whose beats are changed in each way.
 
-    ``mixed`` leads, an ``echoed`` or randomly ``filtered`` and a phase-``turned`` signal change all
-    beats of a window alike; ``implanted`` get ventricular beats of other people; ``flipped`` change
-    polarity.
+    ``mixed`` leads, an ``echoed`` and a phase-``turned`` signal reshape all beats of a window
+    alike; some beats of those ``implanted`` are ventricular beats of other people or, for the
+    share ``own``, other beats of the same recording; ``flipped`` change polarity; all are
+    stretched in time by ``slowest`` to ``fastest``.
     """
 
     mixed: float = 0.4
     echoed: float = 0.3
-    filtered: float = 0.0
     turned: float = 0.25
-    implanted: float = 0.0
-    own: float = 0.0
+    implanted: float = 0.5
+    own: float = 0.3
     flipped: float = 0.15
     slowest: float = 0.8
     fastest: float = 1.25
@@ -38,7 +38,7 @@ def reshape_beats(x: Tensor, other: Tensor, rate: float, draws: Draws, how: EcgD
                   ) -> Tensor:
     """Give some windows (B, L, 1) beats of another shape, the same for all of a window.
 
-    The two leads are mixed as if an electrode sat elsewhere, an echo or a random filter widens
+    The two leads are mixed as if an electrode sat elsewhere, an echo widens
     and notches every QRS complex as a bundle branch block does, and a constant phase shift turns
     peaks into slopes: what is ventricular must then be told from the other beats, not by heart.
     """
@@ -51,16 +51,11 @@ def reshape_beats(x: Tensor, other: Tensor, rate: float, draws: Draws, how: EcgD
     echo = x.gather(1, source[..., None]) * (1.8 * draws.uniform(batch, 1, 1) - 0.9)
     echoed = draws.chance(batch, how.echoed)[:, None, None]
     x = torch.where(echoed, x + echo, x)
-    changed = mixed | echoed
-    if how.filtered:
-        filtered = draws.chance(batch, how.filtered)[:, None, None]
-        x = torch.where(filtered, _random_filter(x, draws), x)
-        changed = changed | filtered
     turn = 2.4 * (draws.uniform(batch, 1, 1) - 0.5)
     spectrum = torch.fft.rfft(x, dim=1) * torch.polar(torch.ones_like(turn), turn)
     turned = draws.chance(batch, how.turned)[:, None, None]
     x = torch.where(turned, torch.fft.irfft(spectrum, n=length, dim=1), x)
-    return torch.where(changed | turned, rescaled(x, rate), x)
+    return torch.where(mixed | echoed | turned, rescaled(x, rate), x)
 
 
 def rescaled(x: Tensor, rate: float) -> Tensor:
@@ -70,18 +65,6 @@ def rescaled(x: Tensor, rate: float) -> Tensor:
     whole = length // block * block
     tops = x[:, -whole:].abs().view(batch, -1, block).amax(2)                # (B, blocks)
     return x / tops.median(1).values.clamp_min(0.05)[:, None, None]
-
-
-def _random_filter(x: Tensor, draws: Draws, taps: int = 15) -> Tensor:
-    """Convolve each window (B, L, 1) with its own short random filter."""
-    batch, length = x.shape[:2]
-    reach = 1.0 + 4.0 * draws.uniform(batch, 1)                              # samples
-    decay = torch.exp(-torch.arange(taps, device=x.device) / reach)
-    weight = draws.normal(batch, taps) * decay * (0.3 + 0.5 * draws.uniform(batch, 1))
-    weight[:, 0] = 1.0
-    padded = torch.nn.functional.pad(x[..., 0], (taps - 1, 0))               # (B, L + taps - 1)
-    return torch.nn.functional.conv1d(padded[None], weight.flip(1)[:, None], groups=batch
-                                      ).view(batch, length, 1)
 
 
 def disturb_ecg(x: Tensor, rate: float, draws: Draws, how: EcgDisturbance) -> Tensor:

@@ -18,26 +18,25 @@ from taolora_ros.training.draws import Draws, smooth
 class ImuDisturbance:
     """Shares of windows (0 to 1) that are disturbed in each way, and how strongly.
 
-    ``turned`` are rotated at random, ``swung`` turn slowly on, as a limb does; ``gain`` and
-    ``gyro_gain`` are log-normal spreads; ``jolted`` get short knocks of up to ``jolt`` g; ``clipped``
-    meet a rail of 2 to 16 g, as phones and watches have, ``coarse`` are rounded to steps of up to
-    ``step`` g; ``acc_only`` lose their gyroscope.
+    ``turned`` are rotated at random, ``swung`` turn to and fro, as on a limb; ``gain`` and
+    ``gyro_gain`` are log-normal spreads; ``clipped`` meet a rail of ``low_rail`` to ``high_rail``
+    g, as in phones and watches; ``coarse`` are rounded to steps of up to ``step`` g; ``acc_only``
+    lose their gyroscope; all are stretched in time by ``slowest`` to ``fastest``.
     """
 
-    turned: float = 0.6
-    swung: float = 0.0
-    gain: float = 0.06
+    turned: float = 0.8
+    swung: float = 0.4
+    gain: float = 0.12
     gyro_gain: float = 0.12
     blurred: float = 0.25
-    jolted: float = 0.0
-    jolt: float = 4.0
-    shaken: float = 0.0
-    knocked: float = 0.0
-    clipped: float = 0.3
-    low_rail: float = 4.0
-    coarse: float = 0.0
+    clipped: float = 0.5
+    low_rail: float = 2.0
+    high_rail: float = 16.0
+    coarse: float = 0.3
     step: float = 0.06
-    acc_only: float = 0.4
+    acc_only: float = 0.6
+    slowest: float = 0.85
+    fastest: float = 1.15
 
 
 def disturb_imu(x: Tensor, rate: float, draws: Draws, how: ImuDisturbance) -> Tensor:
@@ -47,16 +46,11 @@ def disturb_imu(x: Tensor, rate: float, draws: Draws, how: ImuDisturbance) -> Te
     turn = torch.where(draws.chance(batch, how.turned)[:, None, None], rotations(batch, draws),
                        torch.eye(3, device=x.device))
     acc, gyro = acc @ turn, gyro @ turn
-    if how.swung:
-        acc, gyro = _swing(acc, gyro, rate, draws, how.swung)
+    acc, gyro = _swing(acc, gyro, rate, draws, how.swung)
     acc = acc * torch.exp(how.gain * draws.normal(batch, 1, 1))
     gyro = gyro * torch.exp(how.gyro_gain * draws.normal(batch, 1, 1))
     blurred = draws.chance(batch, how.blurred)[:, None, None]
     acc = torch.where(blurred, smooth(acc, 3), acc)
-    if how.jolted:
-        acc = acc + _jolts(acc, draws, how)
-    if how.shaken:
-        acc = acc + _shaking(acc, draws, how.shaken)
     acc = acc + draws.strength(batch, 0.5, 0.03)[:, None, None] * draws.normal(*acc.shape)
     gyro = gyro + draws.strength(batch, 0.5, 0.1 / GYRO_SCALE)[:, None, None] * draws.normal(
         *gyro.shape)
@@ -97,37 +91,11 @@ def _swing(acc: Tensor, gyro: Tensor, rate: float, draws: Draws, share: float
     return (acc[:, :, None] @ turn)[:, :, 0], (gyro[:, :, None] @ turn)[:, :, 0] - speed
 
 
-def _jolts(acc: Tensor, draws: Draws, how: ImuDisturbance) -> Tensor:
-    """Return knocks (B, L, 3): up to three decaying pulses a window, in random directions."""
-    batch, length = acc.shape[:2]
-    count = 3
-    at = draws.uniform(batch, 1, count) * length
-    since = torch.arange(length, device=acc.device)[None, :, None] - at     # (B, L, 3 pulses)
-    decay = 0.7 + 3.0 * draws.uniform(batch, 1, count)
-    pulse = torch.exp(-since.clamp(min=0) / decay) * (since >= 0) * torch.cos(
-        since * (0.5 + 2 * draws.uniform(batch, 1, count)))
-    size = how.jolt * draws.uniform(batch, 1, count).square() * (
-        draws.uniform(batch, 1, count) < 0.5)
-    size = size * draws.chance(batch, how.jolted)[:, None, None]
-    way = torch.nn.functional.normalize(draws.normal(batch, count, 3), dim=2)
-    return (pulse * size) @ way
-
-
-def _shaking(acc: Tensor, draws: Draws, share: float) -> Tensor:
-    """Return the movement of a limb (B, L, 3): noise below about 5 Hz, up to 0.5 g strong."""
-    noise = smooth(smooth(draws.normal(*acc.shape), 9), 5)
-    noise = noise / noise.std(dim=1, keepdim=True).clamp_min(1e-3)
-    return draws.strength(len(acc), share, 0.5)[:, None, None] * noise
-
-
 def _rails(acc: Tensor, draws: Draws, how: ImuDisturbance) -> Tensor:
     """Clip and round acc (B, L, 3) as coarse sensors do."""
     batch = len(acc)
-    rail = how.low_rail * torch.exp(draws.uniform(batch) * (
-        torch.log(torch.tensor(16.0 / how.low_rail)).item() if how.low_rail < 4 else 0.0))
-    rail = torch.where(draws.chance(batch, how.clipped), rail, 16.0)[:, None, None]
+    rail = how.low_rail * (how.high_rail / how.low_rail) ** draws.uniform(batch)
+    rail = torch.where(draws.chance(batch, how.clipped), rail, how.high_rail)[:, None, None]
     acc = torch.maximum(torch.minimum(acc, rail), -rail)
-    if not how.coarse:
-        return acc
     step = draws.strength(batch, how.coarse, how.step)[:, None, None].clamp_min(1e-5)
     return (acc / step).round() * step

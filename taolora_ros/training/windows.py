@@ -19,11 +19,11 @@ from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 from taolora_ros.training.corpus import IGNORE, Corpus
 from taolora_ros.training.disturb_ecg import EcgDisturbance, disturb_ecg, reshape_beats
 from taolora_ros.training.disturb_imu import ImuDisturbance, disturb_imu
-from taolora_ros.training.draws import Draws, smooth
+from taolora_ros.training.draws import Draws
 from taolora_ros.training.implants import Donor, implant
 
 SLOTS = 6                     # beats a second of a window can hold
-FRESH = 0.06                  # share of windows whose signal has only just begun
+FRESH = {'imu': 0.12, 'ecg': 0.06}  # share of windows whose signal has only just begun
 FALL_POSITIVE = (-0.5, 0.75)  # s around the impact that are "fall"
 FALL_IGNORED = (-1.0, 3.0)    # s around the impact that no loss counts otherwise
 
@@ -98,8 +98,7 @@ class WindowSampler:
         end = torch.minimum(torch.maximum(end.round(), first), last)   # (B,) exclusive
         stretch = torch.ones(batch, device=self.device, dtype=torch.float64)
         if self.augment:
-            low, high = (0.85, 1.15) if self.spec.kind == 'imu' else (
-                self.how.slowest, self.how.fastest)
+            low, high = self.how.slowest, self.how.fastest
             change = low + (high - low) * self.draws.uniform(batch)
             stretch = torch.where(self.draws.chance(batch, 0.7), change, stretch)
         return self._cut(recording, end.double(), stretch)
@@ -110,7 +109,8 @@ class WindowSampler:
         begin = self.start[recording].double()
         if self.augment:  # now and then the signal has only just begun
             fresh = end - stretch * length * (0.3 + 0.7 * self.draws.uniform(len(end)))
-            begin = torch.where(self.draws.chance(len(end), FRESH), torch.maximum(fresh, begin), begin)
+            new = self.draws.chance(len(end), FRESH[self.spec.kind])
+            begin = torch.where(new, torch.maximum(fresh, begin), begin)
         sample = torch.arange(length, device=self.device, dtype=torch.float64) + 0.5
         at = end[:, None] - (length - sample) * stretch[:, None] - 0.5          # (B, L) rows
         top = (self.stop[recording] - 1).double()[:, None]
@@ -125,8 +125,6 @@ class WindowSampler:
         if self.spec.kind == 'imu':
             classes, offsets = self._label_falls(recording, begin, end, stretch)
             if self.augment:
-                if self.how.knocked:
-                    windows = windows + self._knocks(windows, (classes == 1).any(1))
                 windows = disturb_imu(windows, self.spec.rate, self.draws, self.how)
             return Batch(windows, gates, classes, offsets)
         beats = self._beats(begin, end, stretch)
@@ -173,24 +171,6 @@ class WindowSampler:
             return self.features[torch.minimum(torch.maximum(row, start), stop), 0] / scale
 
         return Donor(signal, self.event_class[event][:, None], own[:, None])
-
-    def _knocks(self, windows: Tensor, fallen: Tensor) -> Tensor:
-        """Return impacts of falls (B, L, F) without the falls, none where someone has ``fallen``.
-
-        An impact alone, with no change of posture and no rest after it, is a jump or a knock.
-        """
-        batch, length = windows.shape[:2]
-        event = (self.draws.uniform(batch) * len(self.event_recording)).long()
-        recording = self.event_recording[event]
-        place = self.draws.uniform(batch, 1) * length
-        since = torch.arange(length, device=self.device) - place                 # (B, L) samples
-        row = (self.event_at[event][:, None] + since).round().long()
-        start, stop = self.start[recording][:, None], self.stop[recording][:, None] - 1
-        signal = self.features[torch.minimum(torch.maximum(row, start), stop)]   # (B, L, F)
-        signal = signal - smooth(signal, 25)
-        fade = ((0.4 * self.spec.rate - since.abs()) / (0.1 * self.spec.rate)).clamp(0, 1)
-        size = self.draws.strength(batch, self.how.knocked, 1.5) * ~fallen
-        return signal * (fade * size[:, None])[..., None]
 
     def _beats(self, begin: Tensor, end: Tensor, stretch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return place in the window (samples), class and whether it is inside: (B, S) each."""
