@@ -76,13 +76,21 @@ def test_an_alarm_ends_after_five_seconds_and_needs_a_fresh_rise():
     events = decode(windows_of(bump((5, 18)), [(5.3, 4.0)], seconds=25.0))
     assert [event.phase for event in events] == [START, END]
     assert events[1].values['duration_s'] == pytest.approx(5.3, abs=0.2)
-    events = decode(windows_of(bump((5, 11), (13, 14)), seconds=25.0))
+    events = decode(windows_of(bump((5, 11), (13, 14)), [(5.3, 4.0), (13.5, 5.0)], seconds=25.0))
     assert [event.phase for event in events] == [START, END, START, END]
+
+
+def test_what_follows_a_fall_must_hit_harder_to_be_another():
+    for second, expected in ((3.9, [5.51, 16.51]), (4.1, [5.51, 12.51])):
+        events = decode(windows_of(bump((5, 6), (12, 13), (16, 17)),
+                                   [(5.5, 4.0), (12.5, second), (16.5, 1.5)]))
+        starts = [event for event in events if event.phase == START]
+        assert seconds_of(starts) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_second_rise_within_the_refractory_time_is_the_same_fall():
     rises = bump((5, 6), (7, 8), (9.5, 12), (14, 15))
-    events = decode(windows_of(rises, [(5.5, 4.0), (14.5, 4.0)]))
+    events = decode(windows_of(rises, [(5.5, 4.0), (14.5, 4.5)]))
     assert [event.phase for event in events] == [START, END, START, END]
     assert seconds_of(events)[2] == pytest.approx(14.51)
     events = decode(windows_of(rises, refractory=1.0))
