@@ -14,7 +14,8 @@ from taolora_ros.spec import ModelSpec
 
 ALARM_TOKENS = 3       # patches over which an alarm's probability is averaged
 ALARM_DURATION = 5.0   # s after which an alarm ends at the latest
-AFTERMATH = 2.0        # refractory times within which only a harder impact is another alarm
+AFTERMATH = 2.0        # refractory times within which a weaker impact is no other alarm,
+WEAKER = 0.9           # weaker being less than this share of the one before
 IMPACT_BEFORE, IMPACT_AFTER = 0.75, 1.5  # s around the rise of an alarm: where its impact lies
 
 
@@ -35,7 +36,7 @@ class AlarmDecoder(Decoder):
     A label's score is its probability averaged over the last ``ALARM_TOKENS`` patches. An alarm
     starts when it reaches the threshold and ends when it falls below half of that, or after
     ``ALARM_DURATION``. The next alarm of the label needs a fresh rise after the refractory time,
-    and for as long again a harder impact: who has fallen rolls over or gets up.
+    and for as long again an impact that is not weaker: who has fallen rolls over or gets up.
     """
 
     def __init__(self, spec: ModelSpec, name: str = ''):
@@ -105,8 +106,9 @@ class AlarmDecoder(Decoder):
             since = (centre - self._started[label]) / self.spec.rate
             middle = centre - ALARM_TOKENS * self.spec.patch / 2
             impact, peak = _impact(tokens, middle, self.spec.rate)
-            aftermath = since < AFTERMATH * tokens.refractory and peak is not None
-            if since >= tokens.refractory and not (aftermath and peak <= self._hardest[label]):
+            aftermath = since < AFTERMATH * tokens.refractory and (
+                peak is not None and peak < WEAKER * self._hardest[label])
+            if since >= tokens.refractory and not aftermath:
                 return self._start(label, score, tokens, i, impact, peak)
         return None
 

@@ -70,11 +70,8 @@ class _Track:
         self.last = 0                    # end of the last window, 0 before the first
 
     def next_end(self, spec: ModelSpec, hop: int) -> int:
-        """Return where the next window ends; of the first one half or more may be empty."""
-        if self.last:
-            return self.last + hop
-        half = (spec.window + 1) // 2
-        return min(half, max(round(spec.first * spec.rate), 1)) if spec.first else half
+        """Return where the next window ends; the first one may be half empty."""
+        return self.last + hop if self.last else (spec.window + 1) // 2
 
 
 class Detector:
@@ -159,7 +156,7 @@ class Detector:
                 windows.append(self._window(track, end, False))
             elif not track.segment.closed:
                 break
-            else:  # a segment that ends before its first window is left undecided
+            else:  # a segment shorter than half a window is left undecided
                 if track.last:
                     windows.append(self._window(track, length, True))
                 self._tracks.popleft()

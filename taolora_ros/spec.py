@@ -47,8 +47,7 @@ class ModelSpec:
     the values a stream delivers, column by column; those named in ``optional`` may be missing
     (NaN). ``classes`` are the network's per-token classes, the first one meaning "nothing";
     ``labels`` are what events are called. ``rate`` in Hz, ``patch`` in samples per token,
-    ``tokens`` per window; ``hop``, ``delay`` and ``refractory`` in seconds, and ``first``, the signal
-    it takes before the first decision (never more than half a window; 0: that). ``bias`` holds one
+    ``tokens`` per window; ``hop``, ``delay`` and ``refractory`` in seconds. ``bias`` holds one
     logit per label that moves the operating point chosen on validation data to a score of 0.5.
     """
 
@@ -66,7 +65,6 @@ class ModelSpec:
     hop: float
     delay: float
     refractory: float
-    first: float = 0.0
     event_threshold: float = 0.5
     anomaly_threshold: float = 1.0
     bias: tuple[float, ...] = ()
@@ -102,10 +100,10 @@ class ModelSpec:
 
 
 IMU_FALLS = ModelSpec(
-    name='imu_falls', version='2', kind='imu', labels=('fall',), classes=('none', 'fall'),
+    name='imu_falls', version='1', kind='imu', labels=('fall',), classes=('none', 'fall'),
     channels=('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z'),
     units=('m/s^2',) * 3 + ('rad/s',) * 3, optional=('gyro_x', 'gyro_y', 'gyro_z'),
-    rate=50.0, patch=6, tokens=64, hop=0.36, delay=2.4, refractory=5.0, first=2.56, bias=(-1.4,),
+    rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(-2.2,),
     gate=GateSpec(variance=16.0, curvature=50.0, hf_energy=50.0, cutoff=5.0, dilation=2,
                   floor=0.05))
 

@@ -71,7 +71,7 @@ def _check_network(spec: ModelSpec) -> None:
 
 
 def _check_times(spec: ModelSpec) -> None:
-    for name in ('rate', 'hop', 'delay', 'refractory', 'first'):
+    for name in ('rate', 'hop', 'delay', 'refractory'):
         _number(name, getattr(spec, name), 0.0)
     if not RATES[0] <= spec.rate <= RATES[1]:
         raise ValueError(f'spec: rate {spec.rate} lies outside {RATES[0]:g} to {RATES[1]:g} Hz')

@@ -8,7 +8,6 @@ from taolora_ros.alarms import AlarmDecoder
 from taolora_ros.decode import CRITICAL, END, START, Tokens
 from taolora_ros.spec import IMU_FALLS
 
-IMU_FALLS = dataclasses.replace(IMU_FALLS, patch=4, bias=(-2.2,))
 RATE, PATCH = IMU_FALLS.rate, IMU_FALLS.patch
 START_NS = 1_700_000_000_000_000_000
 DELAY = 80  # samples
@@ -76,21 +75,13 @@ def test_an_alarm_ends_after_five_seconds_and_needs_a_fresh_rise():
     events = decode(windows_of(bump((5, 18)), [(5.3, 4.0)], seconds=25.0))
     assert [event.phase for event in events] == [START, END]
     assert events[1].values['duration_s'] == pytest.approx(5.3, abs=0.2)
-    events = decode(windows_of(bump((5, 11), (13, 14)), [(5.3, 4.0), (13.5, 5.0)], seconds=25.0))
+    events = decode(windows_of(bump((5, 11), (13, 14)), seconds=25.0))
     assert [event.phase for event in events] == [START, END, START, END]
-
-
-def test_what_follows_a_fall_must_hit_harder_to_be_another():
-    for second, expected in ((3.9, [5.51, 16.51]), (4.1, [5.51, 12.51])):
-        events = decode(windows_of(bump((5, 6), (12, 13), (16, 17)),
-                                   [(5.5, 4.0), (12.5, second), (16.5, 1.5)]))
-        starts = [event for event in events if event.phase == START]
-        assert seconds_of(starts) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_second_rise_within_the_refractory_time_is_the_same_fall():
     rises = bump((5, 6), (7, 8), (9.5, 12), (14, 15))
-    events = decode(windows_of(rises, [(5.5, 4.0), (14.5, 4.5)]))
+    events = decode(windows_of(rises, [(5.5, 4.0), (14.5, 4.0)]))
     assert [event.phase for event in events] == [START, END, START, END]
     assert seconds_of(events)[2] == pytest.approx(14.51)
     events = decode(windows_of(rises, refractory=1.0))
@@ -131,3 +122,11 @@ def test_every_label_has_its_own_alarms():
     events = decode(windows, spec)
     assert [(e.label, e.phase) for e in events] == [
         ('fall', START), ('fall', END), ('slip', START), ('slip', END)]
+
+
+def test_what_follows_a_fall_and_hits_less_hard_is_no_other_fall():
+    for second, expected in ((3.5, [5.51, 16.51]), (3.7, [5.51, 12.51])):
+        events = decode(windows_of(bump((5, 6), (12, 13), (16, 17)),
+                                   [(5.5, 4.0), (12.5, second), (16.5, 1.5)]))
+        starts = [event for event in events if event.phase == START]
+        assert seconds_of(starts) == pytest.approx(expected, abs=0.02)

@@ -17,13 +17,13 @@ from taolora_ros.spec import SPECS
 from taolora_ros.training.calibration import QuantizeOptions
 from taolora_ros.training.folds import judge_folds, train_folds
 from taolora_ros.training.recipe import Job, make_model, quantize_model
-from taolora_ros.training.train import TRAINING
+from taolora_ros.training.train import TrainOptions
 from taolora_ros.training.tuning import TuneOptions
 
 
 def train_command(args: argparse.Namespace) -> int:
     """Make one model, or cross-validate; return the exit code."""
-    training = replace(TRAINING[args.kind], seed=args.seed)
+    training = TrainOptions(seed=args.seed)
     if args.steps is not None:
         if args.steps < 1:
             raise ValueError(f'--steps: {args.steps}, at least 1 is needed')

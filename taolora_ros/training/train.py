@@ -20,7 +20,7 @@ from taolora_ros.training.windows import Batch, WindowSampler
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train; ``TRAINING`` made the shipped models."""
+    """How to train; the defaults made the shipped models."""
 
     steps: int = 3000
     batch: int = 256
@@ -34,9 +34,6 @@ class TrainOptions:
     rebuild_weight: float = 0.05
     seed: int = 0
     save_every: int = 500
-
-
-TRAINING = {'imu': TrainOptions(dropout=0.3, weight_decay=0.2), 'ecg': TrainOptions()}
 
 
 def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.device,

@@ -23,7 +23,7 @@ from taolora_ros.training.draws import Draws
 from taolora_ros.training.implants import Donor, implant
 
 SLOTS = 6                     # beats a second of a window can hold
-FRESH = {'imu': 0.12, 'ecg': 0.06}  # share of windows whose signal has only just begun
+FRESH = 0.06                  # share of windows whose signal has only just begun
 FALL_POSITIVE = (-0.5, 0.75)  # s around the impact that are "fall"
 FALL_IGNORED = (-1.0, 3.0)    # s around the impact that no loss counts otherwise
 
@@ -109,7 +109,7 @@ class WindowSampler:
         begin = self.start[recording].double()
         if self.augment:  # now and then the signal has only just begun
             fresh = end - stretch * length * (0.3 + 0.7 * self.draws.uniform(len(end)))
-            new = self.draws.chance(len(end), FRESH[self.spec.kind])
+            new = self.draws.chance(len(end), FRESH)
             begin = torch.where(new, torch.maximum(fresh, begin), begin)
         sample = torch.arange(length, device=self.device, dtype=torch.float64) + 0.5
         at = end[:, None] - (length - sample) * stretch[:, None] - 0.5          # (B, L) rows
@@ -125,7 +125,7 @@ class WindowSampler:
         if self.spec.kind == 'imu':
             classes, offsets = self._label_falls(recording, begin, end, stretch)
             if self.augment:
-                windows = disturb_imu(windows, self.spec.rate, self.draws, self.how)
+                windows = disturb_imu(windows, self.draws, self.how)
             return Batch(windows, gates, classes, offsets)
         beats = self._beats(begin, end, stretch)
         if self.augment:
@@ -189,7 +189,7 @@ class WindowSampler:
         place = place / self.spec.patch
         classes = torch.zeros(batch, tokens + 1, dtype=torch.long, device=self.device)
         offsets = torch.zeros(batch, tokens + 1, device=self.device)
-        for nudge in (-OFFSET_MARGIN, OFFSET_MARGIN, 0.0):  # the patch it lies in has the last word
+        for nudge in (-OFFSET_MARGIN, OFFSET_MARGIN, 0.0):  # its own patch has the last word
             token = (place + nudge).floor()
             offset = (place - token).float()
             token = torch.where(inside & (token >= 0), token.clamp(0, tokens), tokens).long()
