@@ -14,6 +14,8 @@ from taolora_ros.spec import ModelSpec
 
 ALARM_TOKENS = 3       # patches over which an alarm's probability is averaged
 ALARM_DURATION = 5.0   # s after which an alarm ends at the latest
+AFTERMATH = 2.0        # refractory times within which a weaker impact is no other alarm,
+WEAKER = 0.9           # weaker being less than this share of the one before
 IMPACT_BEFORE, IMPACT_AFTER = 0.75, 1.5  # s around the rise of an alarm: where its impact lies
 
 
@@ -33,7 +35,8 @@ class AlarmDecoder(Decoder):
 
     A label's score is its probability averaged over the last ``ALARM_TOKENS`` patches. An alarm
     starts when it reaches the threshold and ends when it falls below half of that, or after
-    ``ALARM_DURATION``. The next alarm of the label needs a fresh rise after the refractory time.
+    ``ALARM_DURATION``. The next alarm of the label needs a fresh rise after the refractory time,
+    and for as long again an impact that is not weaker: who has fallen rolls over or gets up.
     """
 
     def __init__(self, spec: ModelSpec, name: str = ''):
@@ -51,6 +54,7 @@ class AlarmDecoder(Decoder):
         self._recent: deque = deque()  # (centre, samples it adds, probabilities) of tokens
         self._armed = [True] * len(self.spec.labels)   # the score was low since the last rise
         self._started = [-np.inf] * len(self.spec.labels)  # position of the last alarm
+        self._hardest = [0.0] * len(self.spec.labels)      # and its impact in g
         return events
 
     def push(self, tokens: Tokens) -> list[Event]:
@@ -99,15 +103,20 @@ class AlarmDecoder(Decoder):
             self._armed[label] = True
         elif score >= tokens.event_threshold and self._armed[label] and tokens.valid[i]:
             self._armed[label] = False
-            if centre - self._started[label] >= tokens.refractory * self.spec.rate:
-                return self._start(label, score, tokens, i)
+            since = (centre - self._started[label]) / self.spec.rate
+            middle = centre - ALARM_TOKENS * self.spec.patch / 2
+            impact, peak = _impact(tokens, middle, self.spec.rate)
+            aftermath = since < AFTERMATH * tokens.refractory and (
+                peak is not None and peak < WEAKER * self._hardest[label])
+            if since >= tokens.refractory and not aftermath:
+                return self._start(label, score, tokens, i, impact, peak)
         return None
 
-    def _start(self, label: int, score: float, tokens: Tokens, i: int) -> Event:
+    def _start(self, label: int, score: float, tokens: Tokens, i: int, impact: float,
+               peak: float | None) -> Event:
         """Raise an alarm; it is stamped with the strongest acceleration around it."""
         centre, name = float(tokens.centre[i]), self.spec.labels[label]
         middle = centre - ALARM_TOKENS * self.spec.patch / 2
-        impact, peak = _impact(tokens, middle, self.spec.rate)
         begin = max(min(middle - ALARM_TOKENS * self.spec.patch / 2, impact), 0.0)
         stop = max(centre + self.spec.patch / 2, impact)
         around = slice(max(i - ALARM_TOKENS + 1, 0), i + 1)
@@ -120,6 +129,7 @@ class AlarmDecoder(Decoder):
         opened = int(tokens.gate[around].sum())
         self._alarms[label] = _Alarm(event, tokens.start_ns, centre, count, opened)
         self._started[label] = centre
+        self._hardest[label] = peak or 0.0
         return event
 
     def _end(self, label: int, centre: float) -> Event:

@@ -122,3 +122,11 @@ def test_every_label_has_its_own_alarms():
     events = decode(windows, spec)
     assert [(e.label, e.phase) for e in events] == [
         ('fall', START), ('fall', END), ('slip', START), ('slip', END)]
+
+
+def test_what_follows_a_fall_and_hits_less_hard_is_no_other_fall():
+    for second, expected in ((3.5, [5.51, 16.51]), (3.7, [5.51, 12.51])):
+        events = decode(windows_of(bump((5, 6), (12, 13), (16, 17)),
+                                   [(5.5, 4.0), (12.5, second), (16.5, 1.5)]))
+        starts = [event for event in events if event.phase == START]
+        assert seconds_of(starts) == pytest.approx(expected, abs=0.02)

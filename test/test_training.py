@@ -12,7 +12,10 @@ from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 from taolora_ros.training.calibration import (QuantizeOptions, fit_branch, quantize_network,
                                               round_with_feedback)
 from taolora_ros.training.corpus import IGNORE, build_corpus, running_scale
+from taolora_ros.training.disturb_imu import ImuDisturbance, disturb_imu, rotations
+from taolora_ros.training.draws import Draws
 from taolora_ros.training.folds import assign_folds
+from taolora_ros.training.implants import Donor, implant
 from taolora_ros.training.recipe import Job, make_model
 from taolora_ros.training.train import TrainOptions, train
 from taolora_ros.training.windows import WindowSampler, dilate
@@ -116,6 +119,48 @@ def test_spike_of_every_beat_lies_at_its_label():
     assert len(misses) > 50 and np.mean(misses) < 1.5
 
 
+def test_an_implanted_beat_lies_at_its_label_and_the_old_one_is_gone():
+    place = torch.tensor([[100.3, 220.3, 340.3, 460.3, 580.3]]).repeat(40, 1)
+    inside = torch.ones(place.shape, dtype=torch.bool)
+    time = torch.arange(700) + 0.5
+    x = torch.exp(-0.5 * ((time - place[..., None]) / 2).square()).sum(1)[..., None]
+    donor = Donor(lambda since: 3 * torch.exp(-0.5 * (since / 6).square()),
+                  torch.full((40, 1), 3), torch.zeros(40, 1, dtype=torch.bool))
+    made, at, label = implant(x, place, torch.ones(place.shape, dtype=torch.long), inside, donor,
+                              ECG_BEATS.classes, 125.0, Draws(CPU, torch.Generator()), 1.0)
+    assert (label == 3).sum(1).min() >= 1 and (label != 3).sum(1).min() >= 2
+    for window, places, labels, old in zip(made[..., 0], at, label, place):
+        for beat, kind, before in zip(places, labels, old):
+            here = int(window[int(beat) - 8:int(beat) + 9].abs().argmax()) - 8
+            assert abs(here) <= 1, 'the peak'
+            assert (kind == 3) or beat == before
+            if kind == 3 and before - beat > 32:
+                assert float(window[int(before)]) < 0.3
+
+
+def test_an_early_beat_of_the_usual_shape_is_supraventricular():
+    place = torch.tensor([[100.0, 220.0, 340.0, 460.0]]).repeat(60, 1)
+    normal = torch.ones(place.shape, dtype=torch.long)
+    donor = Donor(lambda since: torch.zeros_like(since), torch.ones(60, 1, dtype=torch.long),
+                  torch.ones(60, 1, dtype=torch.bool))
+    _, at, label = implant(torch.zeros(60, 600, 1), place, normal, normal > 0, donor,
+                           ECG_BEATS.classes, 125.0, Draws(CPU, torch.Generator()), 1.0)
+    early = (place - at) / 120
+    assert (label[early > 0.13] == 2).all() and (label[early < 0.11] == 1).all()
+    assert (label == 2).any() and float(early.max()) <= 0.41
+
+
+def test_disturbed_imu_windows_keep_to_their_rails_and_lose_gyros():
+    windows = torch.randn(400, 300, 8, generator=torch.Generator().manual_seed(1)) * 9
+    how = ImuDisturbance(clipped=0.5, low_rail=3.0, acc_only=0.5)
+    out = disturb_imu(windows, Draws(CPU, torch.Generator().manual_seed(2)), how)
+    rails = out[..., :3].abs().amax((1, 2))
+    assert ((rails == 3.0) | (rails == 16.0)).float().mean() > 0.95
+    assert 0.4 < float((rails == 3.0).float().mean()) < 0.6
+    assert 0.4 < float((out[..., 4:].abs().amax((1, 2)) == 0).float().mean()) < 0.6
+    assert torch.allclose(out[..., 3], out[..., :3].norm(dim=-1) - 1, atol=1e-5)
+
+
 def test_falls_are_labelled_around_the_impact_and_ignored_before_and_after():
     spec = IMU_FALLS
     corpus = imu_corpus(spec)
@@ -143,7 +188,7 @@ def test_augmented_windows_stay_finite_and_vary():
 
 
 def test_rotations_are_rotations():
-    turn = sampler(IMU_FALLS, imu_corpus(IMU_FALLS), True)._rotations(17)
+    turn = rotations(17, Draws(CPU, torch.Generator().manual_seed(0)))
     assert torch.allclose(turn @ turn.transpose(1, 2), torch.eye(3).expand(17, 3, 3), atol=1e-5)
     assert torch.allclose(torch.linalg.det(turn), torch.ones(17), atol=1e-5)
 

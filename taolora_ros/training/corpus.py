@@ -55,16 +55,22 @@ def build_corpus(spec: ModelSpec, recordings: Iterable[Recording]) -> Corpus:
     ECG records give one entry per lead, the first lead drawn twice as often as the others.
     Paced records are left out. Raise ValueError when nothing remains.
     """
-    parts = []
-    for recording in recordings:
-        if not recording.annotated or recording.paced:
-            continue
-        if spec.kind == 'imu':
-            parts.append(_imu_part(spec, recording))
-        else:
-            main = recording.lead()
-            parts += [_ecg_part(spec, recording, lead, 1.0 if lead == main else 0.5)
-                      for lead in range(recording.values.shape[1])]
+    return line_up(spec, [part for recording in recordings for part in parts_of(spec, recording)])
+
+
+def parts_of(spec: ModelSpec, recording: Recording) -> list[dict]:
+    """Return what ``recording`` adds to a corpus: an entry per lead, none if it is of no use."""
+    if not recording.annotated or recording.paced:
+        return []
+    if spec.kind == 'imu':
+        return [_imu_part(spec, recording)]
+    main = recording.lead()
+    return [_ecg_part(spec, recording, lead, 1.0 if lead == main else 0.5)
+            for lead in range(recording.values.shape[1])]
+
+
+def line_up(spec: ModelSpec, parts: list[dict]) -> Corpus:
+    """Return the corpus of all ``parts``; raise ValueError when there are none."""
     if not parts:
         raise ValueError(f'training data: no annotated {spec.kind} recording')
     stop = np.cumsum([len(part['features']) for part in parts])
