@@ -8,6 +8,7 @@ from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import INFO, START, WARNING, Tokens
 from taolora_ros.spec import ECG_BEATS, OFFSET_MARGIN
 
+ECG_BEATS = dataclasses.replace(ECG_BEATS, bias=(0.0, 0.0))
 RATE, PATCH = ECG_BEATS.rate, ECG_BEATS.patch
 START_NS = 1_700_000_000_000_000_000
 
