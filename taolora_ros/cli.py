@@ -225,6 +225,15 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
                         help='steps of tuning after the closed-form fit; 0 for none')
+    parser.add_argument('--tune-codes', action='store_true',
+                        help='let tuning move the four-bit weights too')
+    parser.add_argument('--groups', type=int,
+                        help='scales for each output along the inputs (default 1)')
+    parser.add_argument('--lora-bits', type=int, choices=(16, 8, 4),
+                        help='bits of the LoRA in the file (default 16)')
+    parser.add_argument('--scale-bits', type=int, choices=(32, 16, 8),
+                        help='bits of activation scales; 8: all scales are powers of two '
+                             '(default 32; weight scales have 16 at most)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
 
