@@ -67,10 +67,10 @@ def quantize_network(network: TaoNetwork, batch: Batch, options: QuantizeOptions
     for parameter in quantized.parameters():
         parameter.data = parameter.data.half().float()  # as the model file keeps them
     layers = quantized.linears()
-    wanted = _inputs(network, batch, list(layers))
+    wanted = layer_inputs(network, batch, list(layers))
     gate = batch.gates.flatten()
     for name, layer in layers.items():
-        read = _inputs(quantized, batch, [name])[name]
+        read = layer_inputs(quantized, batch, [name])[name]
         target = wanted.pop(name) @ layer.weight.T.detach()
         errors = quantize_layer(layer, read, target, gate, options, (chosen or {}).get(name))
         report(name, *errors)
@@ -78,7 +78,7 @@ def quantize_network(network: TaoNetwork, batch: Batch, options: QuantizeOptions
 
 
 @torch.no_grad()
-def _inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+def layer_inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Tensor]:
     """Return what the named layers read, (M, K) each, when ``network`` runs ``batch``."""
     seen: dict[str, Tensor] = {}
     layers = network.linears()

@@ -141,13 +141,16 @@ def _schedule(step: int, options: TuneOptions) -> float:
                                / max(options.steps - options.warmup, 1)))
 
 
+def quantized_weight(layer: TaoLinear) -> Tensor:
+    """Return Q4(W) (K, N) of an INT4 layer, in the units of the layer's input."""
+    scale = layer.w_scale.repeat_interleave(layer.in_features // len(layer.w_scale), 0)
+    return layer.codes * scale * layer.x_inv[:, None]
+
+
 @torch.no_grad()
-def _residual(network: TaoNetwork, name: str, layer) -> tuple[Tensor, Tensor]:
-    """Return W and Q4(W), (K, N) each, in the units of the layer's input."""
-    groups = len(layer.w_scale)
-    weight = network.linears()[name].weight.T
-    quantized = (layer.codes.view(groups, -1, layer.out_features) * layer.w_scale[:, None])
-    return weight, quantized.reshape(weight.shape) * layer.x_inv[:, None]
+def _residual(network: TaoNetwork, name: str, layer: TaoLinear) -> tuple[Tensor, Tensor]:
+    """Return W and Q4(W), (K, N) each."""
+    return network.linears()[name].weight.T, quantized_weight(layer)
 
 
 def _distance(wanted: tuple, got: tuple, gates: Tensor) -> Tensor:
