@@ -24,7 +24,7 @@ from taolora_ros.storage import round_lora
 from taolora_ros.training.windows import WindowSampler
 
 LEAN = 0.45         # codes: how far what stands behind a code may be from it at first
-CODES_SHARE = 20.0  # of the learning rate: codes are integers, their scale is 1
+CODES_SHARE = 2.0   # of the learning rate: codes are integers, their scale is 1
 
 
 @dataclass(frozen=True)
