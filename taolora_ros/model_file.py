@@ -8,9 +8,10 @@ Tensors of an INT4 model, for each quantized layer NAME (K inputs, N outputs, ra
     NAME.bias     float16 (N,)
 
 (smaller scales and a LoRA in 8 or 4 bits: storage.py; a file that has them is of version 2, so
-that a program that does not know them says so), and float16 for everything else (embedding, norms, depthwise convolutions, heads). A
-full-precision model holds float32 ``NAME.weight`` instead. ``anomaly_scale`` float32 (F,) is the
-rebuilding error of each feature that steady training data seldom passes.
+that a program that does not know them says so), and float16 for everything else (embedding,
+norms, depthwise convolutions, heads). A full-precision model holds float32 ``NAME.weight``
+instead. ``anomaly_scale`` float32 (F,) is the rebuilding error of each feature that steady
+training data seldom passes.
 
 The safetensors header carries one string, ``taolora``: JSON with ``format_version``, ``spec``
 (see spec.py), ``precision``, ``layers`` (zero point, buffer and bits of each quantized layer),

@@ -70,7 +70,7 @@ def code_lora(a: Tensor, b: Tensor, x_inv: Tensor, bits: int) -> dict[str, Tenso
 
 def decode_lora(stored: dict[str, Tensor], x_inv: Tensor, outputs: int, parts: int, bits: int
                 ) -> tuple[Tensor, Tensor]:
-    """Invert ``code_lora``: A (P * K, r) and B (r, N); raise ValueError naming what does not fit."""
+    """Invert ``code_lora``: A (P * K, r), B (r, N); raise ValueError naming what does not fit."""
     a, b = stored['lora_a'], stored['lora_b']
     kinds = {16: (torch.float16, torch.float32, torch.bfloat16, torch.float64),
              8: (torch.int8,), 4: (torch.uint8,)}[bits]

@@ -76,8 +76,8 @@ def test_branches_are_the_best_of_their_rank_by_their_measure():
         return float(left.norm())
 
     def best(weigh):
-        return float(np.linalg.svd(weigh(residual.double()).numpy(), compute_uv=False)[rank:]
-                     @ np.linalg.svd(weigh(residual.double()).numpy(), compute_uv=False)[rank:]) ** .5
+        values = np.linalg.svd(weigh(residual.double()).numpy(), compute_uv=False)
+        return float(np.linalg.norm(values[rank:]))
     strength = x.abs().mean(0).double()
     strength = strength / (strength.min() * strength.max()).sqrt()
     for branch, weigh in ((svd(residual, rank), lambda w: w),
@@ -191,8 +191,8 @@ def test_command_writes_a_list_with_the_promised_keys(tmp_path, capsys, processe
     write_dataset(tmp_path / 'data', seed=7, subjects=2, records=1)
     model, out = tiny_models(tmp_path), tmp_path / 'out.json'
     arguments = ['evaluate', 'comparators', 'imu', '--data', str(tmp_path / 'data'), '--model',
-                 str(model), '--json', str(out), '--tune', '2', '--windows', '16', '--hours', '0.01',
-                 '--processes', str(processes), '--ablation']
+                 str(model), '--json', str(out), '--tune', '2', '--windows', '16', '--hours',
+                 '0.01', '--processes', str(processes), '--ablation']
     if processes > 1:
         arguments += ['--methods', 'fp32,tao-lora w4a4,rank 2']
     assert main(arguments) == 0

@@ -27,8 +27,8 @@ HEADING = ['KB', 'saved %', 'error steady', 'transient', 'recall %', 'precision 
            'INT4 %', 'gated %']
 GROUPS = (  # of the picture: marker, colour, label, and what its rows begin with
     ('s', '#7a7f87', '16 or 32 bits', ('FP', 'mixed', 'R-Sparse')),
-    ('^', '#c98a1b', '4-bit weights, 8 or 16-bit activations', ('RTN W4A8', 'RTN W4A16', 'QLoRA',
-                                                              'LoftQ', 'L2QER W4A8', 'EoRA W4A16')),
+    ('^', '#c98a1b', '4-bit weights, 8 or 16-bit activations',
+     ('RTN W4A8', 'RTN W4A16', 'QLoRA', 'LoftQ', 'L2QER W4A8', 'EoRA W4A16')),
     ('D', '#2a6fb0', 'W4A4, branch always on or none', ('RTN W4A4', 'L2QER W4A4', 'EoRA W4A4',
                                                        'SVDQuant')),
     ('o', '#b3261e', 'TAO-LoRA', ('TAO-LoRA',)))
@@ -62,7 +62,8 @@ def tables() -> dict[str, str]:
 
 def _cells(row: dict, against: int) -> list[str]:
     share = row['macs_by_kind'].get('int4', 0) / row['macs']
-    return [row['method'], f'{row["bytes"] / 1000:.0f}', f'{100 * (1 - row["bytes"] / against):.1f}',
+    return [row['method'], f'{row["bytes"] / 1000:.0f}',
+            f'{100 * (1 - row["bytes"] / against):.1f}',
             f'{row["error_steady"]:.4f}', f'{row["error_transient"]:.4f}',
             *('-' if row[key] is None else percent(row[key]) for key in ('recall', 'precision')),
             f'{row["macs"] / 1e6:.1f}', f'{100 * share:.0f}',

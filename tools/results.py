@@ -7,8 +7,9 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py details                                      the tables of docs/models.md
 
 RAW.json is what `taolora train --folds` or `taolora evaluate comparators` wrote with --json, or,
-with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json stays: correct what it says of its origin (`what`,
-`provenance`) by hand. Recordings of an IMU without errors are dropped, they are thousands.
+with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json stays: correct
+what it says of its origin (`what`, `provenance`) by hand. Recordings of an IMU without errors are
+dropped, they are thousands.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -27,9 +28,7 @@ def compare(args: argparse.Namespace, console: Console) -> list[dict]:
         raise ValueError(f'--methods: no row is called {args.methods!r}')
     model = find_model(args.model or SPECS[args.signal].name)
     only = frozenset(args.only.split(',')) if args.only else None
-    study = prepare(model, Path(args.data), amount, only)
-    if study.kind != args.signal:
-        raise ValueError(f'{model}: is for {study.kind}, not {args.signal}')
+    study = prepare(model, args.signal, Path(args.data), amount, only)
     with progress('comparing', 'methods') as report:
         results = run(study, [row for _, rows in groups for row in rows], args.processes, report)
     at = 0
@@ -52,7 +51,7 @@ def _amount(args: argparse.Namespace) -> Amount:
     if args.full:
         if args.hours is not None:
             raise ValueError('--full and --hours: one of them')
-        amount = Amount(**{**amount.__dict__, 'hours': None})
+        amount = dataclasses.replace(amount, hours=None)
     return amount
 
 
@@ -64,16 +63,18 @@ def notes(study: Study, results: list[dict]) -> list[str]:
     """Return what has to be said besides the tables."""
     calibration, first = study.calibration, results[0]
     gates = study.judged.gates
+    judged = {r.subject for r in study.recordings}
     spread = sorted(spread_of_inputs(calibration).values())
     what = 'falls' if study.kind == 'imu' else 'ventricular beats'
     return [
-        f'network: full precision of {study.model.name}, which was trained on the judged subjects '
-        'too; no method was calibrated on them',
+        f'network: full precision of {study.model.name}, which was trained on '
+        f'{len(judged & study.trained_on)} of the {len(judged)} judged subjects; no method was '
+        'calibrated on them',
         f'calibrated on {len(calibration.batch.windows)} windows, rank {calibration.options.rank};'
         f' tuned rows: {calibration.tuning.steps} steps of {calibration.tuning.batch} windows',
         f'errors: {len(gates)} windows, {100 * gates.float().mean():.0f} % of their tokens '
         'transient; recall and precision: '
         f'{first["events"]} {what} in {first["hours"]:.2f} hours of {len(study.recordings)} '
-        f'recordings of {", ".join(sorted({r.subject for r in study.recordings}))}',
+        f'recordings of {", ".join(sorted(judged))}',
         'rms of what the layers read, transient over steady tokens: '
         f'{spread[0]:.2f} to {spread[-1]:.2f}, median {spread[len(spread) // 2]:.2f}']

@@ -1,4 +1,4 @@
-"""Which recordings methods are calibrated on and which they are judged on: never the same person."""
+"""Which recordings methods are calibrated and judged on: never those of the same person."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-HEADINGS = ('bytes', 'error steady', 'transient', 'recall %', 'precision %', 'M multiplies', 'INT4 %',
-            'gate', 'open %')
+HEADINGS = ('bytes', 'error steady', 'transient', 'recall %', 'precision %', 'M multiplies',
+            'INT4 %', 'gate', 'open %')
 
 
 def table(rows: list[dict], title: str) -> Table:

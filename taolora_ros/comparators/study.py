@@ -55,6 +55,7 @@ class Study:
     calibration: Calibration
     judged: Batch
     recordings: list[Recording]
+    trained_on: frozenset[str] = frozenset()
 
     def __post_init__(self):
         """Compute what all rows are compared with."""
@@ -67,10 +68,16 @@ class Study:
         return self.recordings[0].kind
 
 
-def prepare(model: Path, data: Path, amount: Amount, only: frozenset[str] | None = None) -> Study:
-    """Read recordings, split them by subject, draw windows, search clips; see ``run``."""
+def prepare(model: Path, kind: str, data: Path, amount: Amount,
+            only: frozenset[str] | None = None) -> Study:
+    """Read recordings, split them by subject, draw windows, search clips; see ``run``.
+
+    ``only`` names the subjects or records to judge. Raise ValueError for what cannot be used.
+    """
     full, shipped = load_model(model, 'fp32'), load_model(model, 'int4')
     spec = full.spec
+    if spec.kind != kind:
+        raise ValueError(f'{model}: {spec.name} is for {spec.kind}, not {kind}')
     others, held_out = split(training_recordings(spec.kind, data, ()), only)
     corpus = build_corpus(spec, others)
     plain, augmented = (_sampler(spec, corpus, seed, augment) for seed, augment in
@@ -81,7 +88,8 @@ def prepare(model: Path, data: Path, amount: Amount, only: frozenset[str] | None
         TuneOptions(steps=amount.tune_steps, batch=amount.tune_batch))
     judged = _sampler(spec, build_corpus(spec, held_out), 3, False).draw(amount.judged)
     calibration.search()
-    return Study(model, calibration, judged, shortened(held_out, amount.hours))
+    return Study(model, calibration, judged, shortened(held_out, amount.hours),
+                 frozenset(full.metadata['provenance'].get('subjects', [])))
 
 
 def _sampler(spec, corpus, seed: int, augment: bool) -> WindowSampler:

@@ -1,10 +1,10 @@
 """Tune what stays adjustable in an INT4 network: L = L_task + lambda ||(W - Q4(W)) - A B||_F.
 
 The LoRA, weight scales, biases, norms, convolutions, embedding and heads move, and with ``codes``
-the four-bit weights too; otherwise they stay as rounding with feedback left them. The task is to give the full-precision network's answers (distillation, Hinton et al.
-2015) on augmented windows, so that no label is needed; rounding passes gradients straight through
-(Bengio et al. 2013). What a file keeps in few bits is rounded in every step, so that the rest
-learns to live with it.
+the four-bit weights too; otherwise they stay as rounding with feedback left them. The task is to
+give the full-precision network's answers (distillation, Hinton et al. 2015) on augmented windows,
+so that no label is needed; rounding passes gradients straight through (Bengio et al. 2013). What
+a file keeps in few bits is rounded in every step, so that the rest learns to live with it.
 """
 
 from __future__ import annotations
