@@ -32,13 +32,17 @@ GROUPS = (  # of the picture: marker, colour, label, and what its rows begin wit
     ('D', '#2a6fb0', 'W4A4, branch always on or none', ('RTN W4A4', 'L2QER W4A4', 'EoRA W4A4',
                                                        'SVDQuant')),
     ('o', '#b3261e', 'TAO-LoRA', ('TAO-LoRA',)))
-NAMED = {  # rows that the picture names
-    'SVDQuant W4A4': 'SVDQuant', 'RTN W4A4': 'RTN W4A4', 'RTN W4A8': 'RTN W4A8',
-    'R-Sparse (A16)': 'R-Sparse', 'mixed precision: FP16 + FP16 LoRA': 'mixed precision',
-    'QLoRA (NF4, A16), LoRA tuned': 'QLoRA', 'TAO-LoRA W4A4, gate closed': 'ours, gate closed',
-    'TAO-LoRA W4A4': 'ours', 'TAO-LoRA W4A4, gate open': 'ours, gate open',
-    'TAO-LoRA W4A4, 4-bit LoRA': 'ours, 4-bit LoRA',
-    'TAO-LoRA W4A4, 4-bit LoRA, always on': 'ours, 4-bit LoRA, always on'}
+NAMED = {  # rows that the picture names: what to call them, and where (points from the mark)
+    'SVDQuant W4A4': ('SVDQuant', (7, -3)), 'RTN W4A4': ('RTN W4A4', (-48, -3)),
+    'RTN W4A4, scale per token': ('... scale per token', (7, -3)),
+    'RTN W4A8': ('RTN W4A8', (-48, -3)), 'R-Sparse (A16)': ('R-Sparse', (-48, -3)),
+    'LoftQ (NF4, A16)': ('LoftQ', (7, -3)), 'EoRA W4A16': ('EoRA W4A16', (7, -6)),
+    'EoRA W4A4': ('EoRA, L2QER W4A4', (7, -3)),
+    'TAO-LoRA W4A4, gate closed': ('gate closed', (7, 1)),
+    'TAO-LoRA W4A4': ('gated', (7, -7)),
+    'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-70, 7)),
+    'TAO-LoRA W4A4, 4-bit LoRA, always on': ('always on', (-46, -3))}
+DRAWN = 2e-3  # least error that is drawn: 16 bits have a tenth of it
 
 
 def rows(kind: str) -> tuple[list[dict], list[dict]]:
@@ -83,23 +87,26 @@ def draw(path: Path = PICTURE) -> None:
         grid[1, column].set_xlabel('KB, everything counted')
     for axes in grid[:, 0]:
         axes.set_ylabel('relative logit error')
-    grid[0, 0].legend(fontsize=8, loc='upper right')
+    grid[0, 0].legend(fontsize=8, loc='lower right')
     figure.tight_layout()
     figure.savefig(path, metadata={'Software': None})
 
 
 def _panel(axes, compared: list[dict], key: str) -> None:
     for marker, colour, label, names in GROUPS:
-        group = [row for row in compared if row['method'].startswith(names) and row[key] > 1e-5]
+        group = [row for row in compared if row['method'].startswith(names) and row[key] > DRAWN]
         axes.scatter([row['bytes'] / 1000 for row in group], [row[key] for row in group],
                      marker=marker, c=colour, label=label, s=34, alpha=0.85)
-    axes.set(xscale='log', yscale='log')
-    axes.grid(alpha=0.3, which='both')
+    axes.set(xscale='log', yscale='log', xlim=(330, 2100))
+    ticks = (400, 500, 600, 800, 1000, 1500)
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.set_xticks((), minor=True)
+    axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     for row in compared:
-        name = NAMED.get(row['method'])
-        if name and row[key] > 1e-5:
-            axes.annotate(name, (row['bytes'] / 1000, row[key]), fontsize=7, xytext=(5, 3),
+        if row['method'] in NAMED:
+            name, place = NAMED[row['method']]
+            axes.annotate(name, (row['bytes'] / 1000, row[key]), fontsize=7, xytext=place,
                           textcoords='offset points')
 
 
