@@ -25,6 +25,7 @@ setup(
     packages=[
         NAME,
         f'{NAME}.bench',
+        f'{NAME}.comparators',
         f'{NAME}.engine',
         f'{NAME}.evaluation',
         f'{NAME}.kernels',

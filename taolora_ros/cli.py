@@ -102,8 +102,11 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies'), help='events of a model, or '
-                        'the anomaly score on healthy recordings and bags and with faults in them')
+    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators'),
+                        help='events of a model; the anomaly score on healthy recordings and bags '
+                             'and with faults in them; or, followed by imu or ecg, other methods '
+                             'of quantization beside ours')
+    parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
                         help="INT4 as shipped, or full precision; default: the file's own")
@@ -112,10 +115,31 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
                         help='only subjects or records that the model was not trained on')
     parser.add_argument('--processes', type=int, help='processes to spread recordings over')
     parser.add_argument('--json', metavar='FILE', help='write the figures there too')
+    _add_comparators(parser)
     _add_running(parser)
 
 
+def _add_comparators(parser: argparse.ArgumentParser) -> None:
+    """Add what only ``evaluate comparators`` reads."""
+    group = parser.add_argument_group('comparators', 'other ways to make the same network small, '
+                                      'on subjects that none of them was calibrated on')
+    group.add_argument('--ablation', action='store_true',
+                       help='also our own layer with one thing changed at a time')
+    group.add_argument('--methods', metavar='TEXT[,TEXT]',
+                       help='only rows whose names contain one of these')
+    group.add_argument('--full', action='store_true',
+                       help='judge all held-out recordings, not a part of them')
+    group.add_argument('--hours', type=float, help='hours of recordings to judge (default 0.4)')
+    group.add_argument('--windows', type=int, help='windows to calibrate on (default 128)')
+    group.add_argument('--tune', type=int, metavar='STEPS',
+                       help='steps of the rows that are tuned (default 150)')
+
+
 def _evaluate(args: argparse.Namespace) -> int:
+    if args.kind == 'comparators':
+        return _evaluate_comparators(args)
+    if args.signal is not None:
+        raise ValueError(f'{args.signal}: goes behind comparators, not behind {args.kind}')
     if args.kind == 'anomalies':
         return _evaluate_anomalies(args)
     from taolora_ros.evaluation.evaluate import evaluate
@@ -154,6 +178,13 @@ def _evaluate_anomalies(args: argparse.Namespace) -> int:
     for line in notes(result):
         console.print(line, highlight=False, markup=False)
     _write_json(args.json, result)
+    return 0
+
+
+def _evaluate_comparators(args: argparse.Namespace) -> int:
+    from taolora_ros.comparators.command import compare
+    _check_writable(args.json)
+    _write_json(args.json, compare(args, _console()))
     return 0
 
 
@@ -225,6 +256,15 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
                         help='steps of tuning after the closed-form fit; 0 for none')
+    parser.add_argument('--tune-codes', action='store_true',
+                        help='let tuning move the four-bit weights too')
+    parser.add_argument('--groups', type=int,
+                        help='scales for each output along the inputs (default 1)')
+    parser.add_argument('--lora-bits', type=int, choices=(16, 8, 4),
+                        help='bits of the LoRA in the file (default 16)')
+    parser.add_argument('--scale-bits', type=int, choices=(32, 16, 8),
+                        help='bits of activation scales; 8: all scales are powers of two '
+                             '(default 32; weight scales have 16 at most)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
 

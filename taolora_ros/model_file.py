@@ -7,12 +7,14 @@ Tensors of an INT4 model, for each quantized layer NAME (K inputs, N outputs, ra
     NAME.lora_a   float16 (K or 2K, r)     NAME.lora_b  float16 (r, N)
     NAME.bias     float16 (N,)
 
-and float16 for everything else (embedding, norms, depthwise convolutions, heads). A
-full-precision model holds float32 ``NAME.weight`` instead. ``anomaly_scale`` float32 (F,) is the
-rebuilding error of each feature that steady training data seldom passes.
+(smaller scales and a LoRA in 8 or 4 bits: storage.py; a file that has them is of version 2, so
+that a program that does not know them says so), and float16 for everything else (embedding,
+norms, depthwise convolutions, heads). A full-precision model holds float32 ``NAME.weight``
+instead. ``anomaly_scale`` float32 (F,) is the rebuilding error of each feature that steady
+training data seldom passes.
 
 The safetensors header carries one string, ``taolora``: JSON with ``format_version``, ``spec``
-(see spec.py), ``precision``, ``layers`` (zero point and buffer of each quantized layer),
+(see spec.py), ``precision``, ``layers`` (zero point, buffer and bits of each quantized layer),
 ``provenance`` and ``figures``.
 """
 
@@ -29,11 +31,13 @@ from torch import Tensor
 
 from taolora_ros.features import feature_names
 from taolora_ros.network import TaoNetwork
-from taolora_ros.quantization import pack_int4, unpack_int4
+from taolora_ros.quantization import TaoLinear, pack_int4, unpack_int4
 from taolora_ros.spec import ModelSpec
 from taolora_ros.spec_check import check_spec
+from taolora_ros.storage import (LORA_BITS, LORA_SCALES, SCALE_BITS, code_lora, code_scale,
+                                 decode_lora, decode_scale)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 where nothing of 2 is used
 MAX_BYTES = 256 * 2 ** 20
 PARTS = ('packed', 'w_scale', 'x_inv', 'lora_a', 'lora_b')
 
@@ -56,29 +60,41 @@ class Model:
     @property
     def rank(self) -> int:
         """Rank of the transient path, 0 in full precision."""
-        return max((t.shape[0] for n, t in self.tensors.items() if n.endswith('lora_b')), default=0)
+        return max((m.lora_b.shape[0] for m in self.network.linears().values() if m.int4),
+                   default=0)
 
 
 def save_model(path: str | Path, spec: ModelSpec, network: TaoNetwork, anomaly_scale: Tensor,
                provenance: dict, figures: dict) -> None:
     """Write ``network`` (full precision or INT4) to ``path``, replacing it in one step."""
     layers = {n: m for n, m in network.linears().items() if m.int4}
-    tensors = {'anomaly_scale': anomaly_scale.float().contiguous()}
+    tensors = {'anomaly_scale': anomaly_scale.float(), **file_tensors(network)}
+    compact = any((m.lora_bits, m.scale_bits) != (16, 32) for m in layers.values())
+    description = {
+        'format_version': 2 if compact else 1, 'precision': 'int4' if layers else 'fp32',
+        'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
+        'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer,
+                          **({'lora_bits': m.lora_bits, 'scale_bits': m.scale_bits}
+                             if compact else {})} for name, m in layers.items()}}
+    _write(Path(path), {n: t.cpu().contiguous() for n, t in tensors.items()},
+           description)
+
+
+@torch.no_grad()
+def file_tensors(network: TaoNetwork) -> dict[str, Tensor]:
+    """Return the tensors that a file keeps of ``network``, by name."""
+    layers = {n: m for n, m in network.linears().items() if m.int4}
     derived = {f'{name}.{part}' for name in layers
                for part in ('codes', 'w_scale', 'x_inv', 'lora_a', 'lora_b')}
-    for name, tensor in network.state_dict().items():
-        if name not in derived:
-            tensors[name] = (tensor.half() if layers else tensor.float()).contiguous()
+    tensors = {name: tensor.half() if layers else tensor.float()
+               for name, tensor in network.state_dict().items() if name not in derived}
     for name, layer in layers.items():
-        tensors[f'{name}.packed'] = pack_int4(layer.codes.to(torch.int8)).contiguous()
-        tensors[f'{name}.x_inv'] = layer.x_inv.contiguous()
-        for part in ('w_scale', 'lora_a', 'lora_b'):
-            tensors[f'{name}.{part}'] = getattr(layer, part).detach().half().contiguous()
-    description = {
-        'format_version': FORMAT_VERSION, 'precision': 'int4' if layers else 'fp32',
-        'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
-        'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer} for name, m in layers.items()}}
-    _write(Path(path), {n: t.cpu() for n, t in tensors.items()}, description)
+        parts = {'packed': pack_int4(layer.codes.to(torch.int8)),
+                 'x_inv': code_scale(layer.x_inv, layer.scale_bits),
+                 'w_scale': code_scale(layer.w_scale, min(layer.scale_bits, 16)),
+                 **code_lora(layer.lora_a, layer.lora_b, layer.x_inv, layer.lora_bits)}
+        tensors.update({f'{name}.{part}': tensor for part, tensor in parts.items()})
+    return tensors
 
 
 def annotate_model(path: str | Path, figures: dict, spec: ModelSpec | None = None) -> None:
@@ -167,23 +183,7 @@ def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) ->
     for name, options in description['layers'].items():
         if name not in linears:
             raise ValueError(f'layer {name!r:.99} is not part of this network')
-        layer = linears[name]
-        packed, *rest = (tensors.pop(f'{name}.{part}') for part in PARTS)
-        if (packed.dtype != torch.uint8 or packed.ndim != 2
-                or packed.shape[1] != layer.out_features):
-            raise ValueError(f'{name}.packed: {packed.dtype} {tuple(packed.shape)}')
-        for part, tensor in zip(PARTS[1:], rest):
-            if not tensor.is_floating_point() or tensor.ndim != (1 if part == 'x_inv' else 2):
-                raise ValueError(f'{name}.{part}: {tensor.dtype} {tuple(tensor.shape)}')
-        w_scale, x_inv, a, b = rest
-        groups = len(w_scale)
-        if not 1 <= groups <= layer.in_features or layer.in_features % groups:
-            raise ValueError(f'{name}.w_scale: {groups} groups of {layer.in_features} inputs')
-        x_zero = options['x_zero']
-        if x_zero is not None and (type(x_zero) is not int or not 0 <= x_zero <= 15):
-            raise ValueError(f'{name}: zero point {x_zero!r:.60} must be none or 0..15')
-        layer.load_int4(unpack_int4(packed, layer.in_features), w_scale, x_inv,
-                        x_zero, a, b, options['buffer'])
+        _fill_layer(name, linears[name], tensors, options)
     tensors.pop('anomaly_scale')
     own = network.state_dict()
     missing = {n for n in own if n not in tensors and not n.endswith(
@@ -198,3 +198,36 @@ def _fill(network: TaoNetwork, tensors: dict[str, Tensor], description: dict) ->
         own[name].copy_(tensor)  # state_dict shares memory with the network
     if not all(bool(torch.isfinite(t).all()) for t in own.values()):
         raise ValueError('a weight is not a finite number')
+
+
+def _fill_layer(name: str, layer: TaoLinear, tensors: dict[str, Tensor], options: dict) -> None:
+    """Take the tensors of one INT4 layer out of ``tensors`` and switch it to INT4."""
+    lora_bits, scale_bits = options.get('lora_bits', 16), options.get('scale_bits', 32)
+    for what, bits, known in (('lora_bits', lora_bits, LORA_BITS),
+                              ('scale_bits', scale_bits, SCALE_BITS)):
+        if type(bits) is not int or bits not in known:
+            raise ValueError(f'{name}: {what} {bits!r:.60} is none of {known}')
+    coded = PARTS + (LORA_SCALES if lora_bits < 16 else ())
+    stored = {part: tensors.pop(f'{name}.{part}') for part in coded}
+    packed = stored['packed']
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != layer.out_features:
+        raise ValueError(f'{name}.packed: {packed.dtype} {tuple(packed.shape)}')
+    for part, dimensions in (('x_inv', 1), ('w_scale', 2)):
+        tensor = stored[part]
+        if tensor.is_floating_point() != (scale_bits > 8) or tensor.ndim != dimensions:
+            raise ValueError(f'{name}.{part}: {tensor.dtype} {tuple(tensor.shape)} with '
+                             f'{scale_bits} bits')
+    groups = len(stored['w_scale'])
+    if not 1 <= groups <= layer.in_features or layer.in_features % groups:
+        raise ValueError(f'{name}.w_scale: {groups} groups of {layer.in_features} inputs')
+    x_zero, buffer = options['x_zero'], options['buffer']
+    if x_zero is not None and (type(x_zero) is not int or not 0 <= x_zero <= 15):
+        raise ValueError(f'{name}: zero point {x_zero!r:.60} must be none or 0..15')
+    try:
+        w_scale, x_inv = (decode_scale(stored[part]) for part in ('w_scale', 'x_inv'))
+        a, b = decode_lora(stored, x_inv, layer.out_features, 1 if buffer == 'x' else 2, lora_bits)
+        layer.load_int4(unpack_int4(packed, layer.in_features), w_scale, x_inv, x_zero, a, b,
+                        buffer)
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+    layer.lora_bits, layer.scale_bits = lora_bits, scale_bits

@@ -10,11 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from taolora_ros.model_file import Model
+from taolora_ros.storage import LORA_SCALES
 
 PARTS = ('packed INT4 weights', 'scales', 'LoRA', 'full-precision weights', 'embedding and heads',
          'norms, convolutions and biases')
-ENDINGS = {'packed': PARTS[0], 'w_scale': PARTS[1], 'x_inv': PARTS[1], 'lora_a': PARTS[2],
-           'lora_b': PARTS[2]}
+ENDINGS = {'packed': PARTS[0], 'w_scale': PARTS[1], 'x_inv': PARTS[1],
+           **dict.fromkeys(('lora_a', 'lora_b', *LORA_SCALES), PARTS[2])}
 ENDS_OF_NETWORK = ('embed', 'head', 'squeeze', 'rebuild')
 
 
@@ -45,13 +46,13 @@ class Sizes:
 def measure(model: Model) -> Sizes:
     """Return the bytes of ``model``'s tensors."""
     parts = dict.fromkeys(PARTS, 0)
-    linears = set(model.network.linears())
+    linears = model.network.linears()
     for name, tensor in model.tensors.items():
-        parts[_part(name, linears)] += tensor.numel() * tensor.element_size()
+        parts[_part(name, set(linears))] += tensor.numel() * tensor.element_size()
     mixed = 0
     for name in model.metadata['layers']:
-        inputs = len(model.tensors[f'{name}.x_inv'])
-        rank, outputs = model.tensors[f'{name}.lora_b'].shape
+        inputs = linears[name].in_features
+        rank, outputs = linears[name].lora_b.shape
         mixed += 2 * (inputs * outputs + rank * (inputs + outputs))
     return Sizes(parts, sum(parts[part] for part in PARTS[:3]), mixed)
 
@@ -87,8 +88,13 @@ def _promise(path: Path, model: Model) -> Table:
                 f'hf_energy {spec.gate.hf_energy:g} times the steady scale, '
                 f'dilation {spec.gate.dilation}',
         'network': f'width {n.width}, {n.heads} heads, MLP x{n.mlp}, blocks {", ".join(n.blocks)}',
-        'transient path': f'rank {model.rank}' if model.rank else 'none'}
+        'transient path': _branch(model)}
     return _pairs(str(path), rows)
+
+
+def _branch(model: Model) -> str:
+    bits = sorted({m.lora_bits for m in model.network.linears().values() if m.int4})
+    return f'rank {model.rank}, {" and ".join(map(str, bits))} bits' if model.rank else 'none'
 
 
 def _bytes(path: Path, model: Model) -> Table:

@@ -24,11 +24,13 @@ UNSIGNED_MAX = 15             # with a zero point: 0 .. 15
 EXACT_FLOAT32 = 2 ** 24       # integers up to here are exact in float32
 
 
-def quantize_weight(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Round ``weight`` (K, N) to four bits; return codes (K, N) int8 and scales (groups, N).
+def quantize_weight(weight: Tensor, groups: int = 1, qmax: int = QMAX, shift: bool = False
+                    ) -> tuple[Tensor, Tensor]:
+    """Round ``weight`` (K, N) to -qmax..qmax; return codes (K, N) int8 and scales (groups, N).
 
     Each group of K / groups rows has one scale per output channel: of a few shrunken ranges, the
-    one with the least squared error. Raise ValueError when groups does not divide K.
+    one with the least squared error; a power of two for ``shift``. Raise ValueError when groups
+    does not divide K.
     """
     k, n = weight.shape
     if groups < 1 or k % groups:
@@ -38,12 +40,13 @@ def quantize_weight(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     best_error = torch.full_like(top, float('inf'))
     best_scale = top.clone()
     for shrink in torch.linspace(1.0, 0.6, 21).tolist():
-        scale = (top * shrink / QMAX).half().to(w.dtype)  # as model files keep it
-        error = (round_clamp(w / scale[:, None], -QMAX, QMAX) * scale[:, None] - w).square().sum(1)
+        scale = top * shrink / qmax
+        scale = torch.exp2(scale.log2().round()) if shift else scale.half().to(w.dtype)  # as kept
+        error = (round_clamp(w / scale[:, None], -qmax, qmax) * scale[:, None] - w).square().sum(1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale, best_scale)
-    codes = round_clamp(w / best_scale[:, None], -QMAX, QMAX)
+    codes = round_clamp(w / best_scale[:, None], -qmax, qmax)
     return codes.reshape(k, n).to(torch.int8), best_scale.float()
 
 
@@ -105,6 +108,7 @@ class TaoLinear(nn.Linear):
     """A linear layer that runs in full precision until ``load_int4`` gives it both paths."""
 
     int4 = False
+    lora_bits, scale_bits = 16, 32  # how a file keeps LoRA and scales, see storage.py
 
     def load_int4(self, codes: Tensor, w_scale: Tensor, x_inv: Tensor, x_zero: int | None,
                   lora_a: Tensor, lora_b: Tensor, buffer: str = 'residual') -> None:

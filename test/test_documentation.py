@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'tools' / 'results.py'
-PAGES = ('README.md', 'docs/models.md', 'CONTRIBUTING.md')
+PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'CONTRIBUTING.md')
 
 
 def run(*arguments):
@@ -23,6 +23,16 @@ def test_tables_of_results_are_those_kept(page, tables):
     text = (ROOT / page).read_text()
     for table in run(tables).strip().split('\n\n'):
         assert table in text, f'put what tools/results.py {tables} prints into {page}'
+
+
+def test_tables_of_comparators_are_those_kept():
+    page = (ROOT / 'docs/comparators.md').read_text()
+    again = subprocess.run(
+        [sys.executable, '-c', 'import comparators, sys; '
+         'sys.stdout.write(comparators.filled(comparators.PAGE.read_text()))'],
+        cwd=ROOT / 'tools', capture_output=True, text=True, check=True).stdout
+    assert again == page, 'run tools/comparators.py'
+    assert page.count('| --- |') >= 4
 
 
 @pytest.mark.parametrize('page', PAGES)

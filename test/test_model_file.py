@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from taolora_ros.model_file import annotate_model, load_model
+from taolora_ros.model_info import measure
 from taolora_ros.spec import ECG_BEATS, ModelSpec
 from tiny import tiny_batch, tiny_models, tiny_spec
 
@@ -94,6 +95,27 @@ def test_absurd_header_length_is_refused(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize('lora_bits, scale_bits', [(8, 32), (4, 16), (16, 8), (4, 8)])
+def test_compact_files_compute_the_same_and_need_a_newer_reader(tmp_path, lora_bits, scale_bits):
+    from taolora_ros.network import TaoNetwork
+    from taolora_ros.training.calibration import QuantizeOptions, quantize_network
+    spec = tiny_spec()
+    torch.manual_seed(0)
+    options = {'lora_bits': lora_bits, 'scale_bits': scale_bits}
+    made = quantize_network(TaoNetwork(spec).eval(), tiny_batch(spec),
+                            QuantizeOptions(rank=3, **options))
+    model = load_model(tiny_models(tmp_path, **options))
+    batch = tiny_batch(spec, 4, seed=3)
+    with torch.inference_mode():
+        assert torch.equal(made(batch.windows, batch.gates)[0],
+                           model.network(batch.windows, batch.gates)[0])
+    assert model.metadata['format_version'] == 2 and model.rank == 3
+    plain = load_model(tiny_models(tmp_path))
+    assert plain.metadata['format_version'] == 1
+    assert measure(model).layers < measure(plain).layers
+    assert measure(model).mixed_layers == measure(plain).mixed_layers
+
+
 def set_spec(**values):
     return lambda description, _: description['spec'].update(values)
 
@@ -107,7 +129,7 @@ def drop(name):
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda d, _: d.update(format_version=2), 'install a newer one'),
+    (lambda d, _: d.update(format_version=3), 'install a newer one'),
     (lambda d, _: d.update(format_version='1'), 'format version'),
     (set_network(width=10 ** 9), 'width = 1000000000'),
     (set_network(width=4092, blocks=['conv'] * 64), 'larger than a model file'),
@@ -137,6 +159,36 @@ def test_spoilt_models_name_what_is_wrong(tmp_path, change, said):
     with pytest.raises(ValueError) as caught:
         load_model(path)
     assert said in str(caught.value) and '\n' not in str(caught.value)
+
+
+def bits(**values):
+    return lambda d, _: d['layers']['blocks.0.up'].update(values)
+
+
+def spoil(part, tensor):
+    return lambda _, tensors: tensors.update({f'blocks.0.up.{part}': tensor})
+
+
+@pytest.mark.parametrize('change, said', [
+    (bits(lora_bits=5), 'lora_bits 5'), (bits(lora_bits='4'), "lora_bits '4'"),
+    (bits(lora_bits=[4]), 'lora_bits [4]'), (bits(scale_bits=True), 'scale_bits True'),
+    (bits(lora_bits=8), 'uint8'), (bits(lora_bits=16), 'uint8'), (bits(scale_bits=16), 'int8'),
+    (drop('blocks.0.up.lora_a_scale'), 'lora_a_scale'),
+    (spoil('lora_a_scale', torch.ones(1, 3)), 'lora_a_scale'),
+    (spoil('lora_b_scale', torch.ones(1, 3, dtype=torch.int8)), 'scales'),
+    (spoil('lora_b_scale', torch.full((1, 3), float('inf'))), 'finite'),
+    (spoil('lora_a', torch.zeros(3, 3, dtype=torch.uint8)), '3 rows'),
+    (spoil('lora_b', torch.zeros(24, 2, dtype=torch.uint8)), 'lora_b'),
+    (spoil('x_inv', torch.full((24,), 99, dtype=torch.int8)), 'exponents'),
+    (spoil('x_inv', torch.zeros(24, dtype=torch.int32)), 'exponents'),
+    (spoil('w_scale', torch.zeros(1, 48, dtype=torch.uint8)), 'exponents')])
+def test_spoilt_compact_models_name_what_is_wrong(tmp_path, change, said):
+    path = tiny_models(tmp_path, lora_bits=4, scale_bits=8)
+    rewrite(path, change)
+    with pytest.raises(ValueError) as caught:
+        load_model(path)
+    assert said in str(caught.value) and '\n' not in str(caught.value)
+    assert 'blocks.0.up' in str(caught.value) or 'finite' in said
 
 
 def test_figures_can_be_added_without_touching_the_weights(tmp_path):

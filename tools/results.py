@@ -6,9 +6,10 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py figures                                      the tables of README.md
     tools/results.py details                                      the tables of docs/models.md
 
-RAW.json is what `taolora train --folds` wrote with --json, or, with the KEY it goes under, what
-`taolora evaluate` wrote. All else in NAME.json stays: correct what it says of its origin (`what`,
-`provenance`) by hand. Recordings of an IMU without errors are dropped, they are thousands.
+RAW.json is what `taolora train --folds` or `taolora evaluate comparators` wrote with --json, or,
+with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json stays: correct
+what it says of its origin (`what`, `provenance`) by hand. Recordings of an IMU without errors are
+dropped, they are thousands.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def keep(raw: Path, out: Path, key: str | None = None) -> None:
     """Write the results in ``raw`` to ``out``, shortened, under the origin told there."""
     old = json.loads(out.read_text()) if out.exists() else {'what': '', 'provenance': ''}
     new = json.loads(raw.read_text())
+    if isinstance(new, list):  # of `taolora evaluate comparators`
+        rows = [json.dumps(rounded(row)) for row in new]
+        out.write_text('[\n' + ',\n'.join(rows) + '\n]\n')
+        return
     new = {key: new} if key else new
     out.write_text(as_text({**old, **{name: rounded(shortened(result))
                                       for name, result in new.items()}}))
@@ -74,7 +79,7 @@ def as_text(results: dict) -> str:
     return text + '\n'
 
 
-def load(name: str) -> dict:
+def load(name: str) -> dict | list:
     """Return one file of results."""
     return json.loads((RESULTS / f'{name}.json').read_text())
 

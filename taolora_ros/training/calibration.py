@@ -21,6 +21,7 @@ from torch import Tensor
 from taolora_ros.network import TaoNetwork
 from taolora_ros.quantization import (QMAX, UNSIGNED_MAX, TaoLinear, quantize_activation,
                                       quantize_weight, round_clamp)
+from taolora_ros.storage import round_lora, round_scale
 from taolora_ros.training.windows import Batch
 
 SEARCH_ROWS = 6144
@@ -30,7 +31,10 @@ CLIPS = (1.0, 0.85, 0.7, 0.55, 0.42, 0.32)
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``clip`` is 'searched', 'all' (largest value) or 'steady' (largest of ungated tokens)."""
+    """``clip`` is 'searched', 'all' (largest value) or 'steady' (largest of ungated tokens).
+
+    ``lora_bits`` and ``scale_bits`` are how the file keeps LoRA and scales (storage.py).
+    """
 
     rank: int = 8
     buffer: str = 'residual'
@@ -39,6 +43,8 @@ class QuantizeOptions:
     windows: int = 512
     ridge: float = 1e-4
     seed: int = 1
+    lora_bits: int = 16
+    scale_bits: int = 32
 
 
 @dataclass
@@ -50,28 +56,29 @@ class Candidate:
 
 
 def quantize_network(network: TaoNetwork, batch: Batch, options: QuantizeOptions,
-                     report: Callable[[str, float, float], None] = lambda *_: None
-                     ) -> TaoNetwork:
+                     report: Callable[[str, float, float], None] = lambda *_: None,
+                     chosen: dict[str, Candidate] | None = None) -> TaoNetwork:
     """Return an INT4 copy of ``network`` fitted on ``batch`` (no augmentation).
 
-    ``report`` gets each layer's name and relative output error on steady and transient tokens.
+    ``report`` gets each layer's name and relative output error on steady and transient tokens;
+    ``chosen`` are clips and smoothings by layer that are taken as they are instead of searched.
     """
     quantized = copy.deepcopy(network)
     for parameter in quantized.parameters():
         parameter.data = parameter.data.half().float()  # as the model file keeps them
     layers = quantized.linears()
-    wanted = _inputs(network, batch, list(layers))
+    wanted = layer_inputs(network, batch, list(layers))
     gate = batch.gates.flatten()
     for name, layer in layers.items():
-        read = _inputs(quantized, batch, [name])[name]
+        read = layer_inputs(quantized, batch, [name])[name]
         target = wanted.pop(name) @ layer.weight.T.detach()
-        errors = quantize_layer(layer, read, target, gate, options)
+        errors = quantize_layer(layer, read, target, gate, options, (chosen or {}).get(name))
         report(name, *errors)
     return quantized
 
 
 @torch.no_grad()
-def _inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+def layer_inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Tensor]:
     """Return what the named layers read, (M, K) each, when ``network`` runs ``batch``."""
     seen: dict[str, Tensor] = {}
     layers = network.linears()
@@ -85,34 +92,45 @@ def _inputs(network: TaoNetwork, batch: Batch, names: list[str]) -> dict[str, Te
 
 @torch.no_grad()
 def quantize_layer(layer: TaoLinear, x: Tensor, y: Tensor, gate: Tensor,
-                   options: QuantizeOptions) -> tuple[float, float]:
+                   options: QuantizeOptions, chosen: Candidate | None = None
+                   ) -> tuple[float, float]:
     """Quantize ``layer`` on inputs x (M, K), wanted outputs y (M, N) and gate (M,).
 
     Return the relative output error on steady and on transient tokens.
     """
     weight = layer.weight.T.detach()                                       # (K, N)
+    best = chosen or _search(weight, x, y, gate, options)
+    q = quantize_activation(x, best.x_inv, best.x_zero)
+    codes, scale = round_with_feedback(weight / best.x_inv[:, None], q, options.groups,
+                                       shift=options.scale_bits == 8)
+    error = y - _steady(q, codes, scale)
+    shift = error[~gate].mean(0) if bool((~gate).any()) else error.mean(0)
+    reads = _reads(x, q, best, options)
+    a, b = fit_branch(reads, error - shift, gate, options)
+    a, b = _stored_branch(a, b, reads[gate], (error - shift)[gate], best.x_inv, options)
+    left = _after(error - shift, reads, a, b, gate)
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias + shift).half().float())
+    layer.load_int4(codes, scale, best.x_inv, best.x_zero, a, b, options.buffer)
+    layer.lora_bits, layer.scale_bits = options.lora_bits, options.scale_bits
+    return _relative(left, y, ~gate), _relative(left, y, gate)
+
+
+def _search(weight: Tensor, x: Tensor, y: Tensor, gate: Tensor, options: QuantizeOptions
+            ) -> Candidate:
+    """Return the clip and smoothing with the least error of y (M, N) after the branch."""
     rows = torch.randperm(len(x), device=x.device)[:SEARCH_ROWS]
     best, least = None, float('inf')
     for candidate in _candidates(x, weight, gate, options):
-        codes, scale = quantize_weight(weight / candidate.x_inv[:, None], options.groups)
+        codes, scale = quantize_weight(weight / candidate.x_inv[:, None], options.groups,
+                                       shift=options.scale_bits == 8)
         q = quantize_activation(x[rows], candidate.x_inv, candidate.x_zero)
         error = y[rows] - _steady(q, codes, scale)
         a, b = fit_branch(_reads(x[rows], q, candidate, options), error, gate[rows], options)
         left = _after(error, _reads(x[rows], q, candidate, options), a, b, gate[rows])
         if left.square().sum() < least:
             best, least = candidate, left.square().sum()
-    q = quantize_activation(x, best.x_inv, best.x_zero)
-    codes, scale = round_with_feedback(weight / best.x_inv[:, None], q, options.groups)
-    error = y - _steady(q, codes, scale)
-    shift = error[~gate].mean(0) if bool((~gate).any()) else error.mean(0)
-    reads = _reads(x, q, best, options)
-    a, b = fit_branch(reads, error - shift, gate, options)
-    a, b = a.half().float(), b.half().float()
-    left = _after(error - shift, reads, a, b, gate)
-    if layer.bias is not None:
-        layer.bias.copy_((layer.bias + shift).half().float())
-    layer.load_int4(codes, scale, best.x_inv, best.x_zero, a, b, options.buffer)
-    return _relative(left, y, ~gate), _relative(left, y, gate)
+    return best
 
 
 def _candidates(x: Tensor, weight: Tensor, gate: Tensor, options: QuantizeOptions
@@ -131,10 +149,11 @@ def _candidates(x: Tensor, weight: Tensor, gate: Tensor, options: QuantizeOption
             if one_sided:
                 low, high = -float(span.min()), float(span.max()) * share
                 step = (low + high) / UNSIGNED_MAX
-                found.append(Candidate(1 / (smooth * step), round(low / step)))
+                x_inv, zero = 1 / (smooth * step), round(low / step)
             else:
                 step = float(span.abs().max()) * share / QMAX
-                found.append(Candidate(1 / (smooth * step), None))
+                x_inv, zero = 1 / (smooth * step), None
+            found.append(Candidate(round_scale(x_inv, options.scale_bits), zero))
     return found
 
 
@@ -179,14 +198,28 @@ def fit_branch(reads: Tensor, error: Tensor, gate: Tensor, options: QuantizeOpti
     return (a / balance).float(), (b * balance[:, None]).float()
 
 
-def round_with_feedback(weight: Tensor, q: Tensor, groups: int, damp: float = 0.01
-                        ) -> tuple[Tensor, Tensor]:
+def _stored_branch(a: Tensor, b: Tensor, reads: Tensor, error: Tensor, x_inv: Tensor,
+                   options: QuantizeOptions) -> tuple[Tensor, Tensor]:
+    """Return A and B as the file keeps them; with coarse codes, B is fitted to the rounded A."""
+    bits = options.lora_bits
+    if bits < 16 and len(reads):
+        a, _ = round_lora(a, b, x_inv, bits)
+        seen = (reads @ a).double()                                        # (m, r)
+        gram = seen.T @ seen
+        damp = options.ridge * gram.diagonal().mean().clamp_min(1e-12)
+        gram += damp * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        b = torch.linalg.solve(gram, seen.T @ error.double()).float()
+    return round_lora(a, b, x_inv, bits)
+
+
+def round_with_feedback(weight: Tensor, q: Tensor, groups: int, damp: float = 0.01,
+                        shift: bool = False) -> tuple[Tensor, Tensor]:
     """Round ``weight`` (K, N) row by row, letting later rows absorb each row's error.
 
     Inputs q (M, K) are the integers the product will see. Return codes (K, N) int8 and scales
     (groups, N), as ``quantize_weight`` does.
     """
-    codes, scale = quantize_weight(weight, groups)
+    codes, scale = quantize_weight(weight, groups, shift=shift)
     k = len(weight)
     hessian = q.double().T @ q.double()
     hessian += damp * hessian.diagonal().mean().clamp_min(1e-6) * torch.eye(k, device=q.device)

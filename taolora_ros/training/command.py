@@ -62,13 +62,18 @@ def quantize_command(args: argparse.Namespace) -> int:
     if model.precision != 'fp32':
         raise ValueError(f'{source}: already INT4; give the full-precision file that train wrote')
     options = QuantizeOptions(seed=args.seed + 1)
-    options = replace(options, **{name: getattr(args, name) for name in ('rank', 'buffer')
+    chosen = ('rank', 'buffer', 'groups', 'lora_bits', 'scale_bits')
+    options = replace(options, **{name: getattr(args, name) for name in chosen
                                   if getattr(args, name) is not None})
     if not 1 <= options.rank <= 32:
         raise ValueError(f'--rank: {options.rank}, must be 1..32')
+    if any(options.groups < 1 or layer.in_features % options.groups
+           for layer in model.network.linears().values()):
+        raise ValueError(f'--groups: {options.groups} does not divide the inputs of every layer')
     left_out = frozenset(model.metadata['provenance'].get('left_out', []))
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
-              quantization=options, tuning=tune_options(args.tune))
+              quantization=options,
+              tuning=replace(tune_options(args.tune), codes=args.tune_codes))
     with progress() as report:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')

@@ -1,49 +1,53 @@
 """Tune what stays adjustable in an INT4 network: L = L_task + lambda ||(W - Q4(W)) - A B||_F.
 
-The four-bit codes are fixed; the LoRA, weight scales, biases, norms, convolutions, embedding and
-heads move. The task is to give the full-precision network's answers (distillation, Hinton et al.
-2015) on augmented windows, so that no label is needed; rounding passes gradients straight through
-(Bengio et al. 2013).
+The LoRA, weight scales, biases, norms, convolutions, embedding and heads move, and with ``codes``
+the four-bit weights too; otherwise they stay as rounding with feedback left them. The task is to
+give the full-precision network's answers (distillation, Hinton et al. 2015) on augmented windows,
+so that no label is needed; rounding passes gradients straight through (Bengio et al. 2013). What
+a file keeps in few bits is rounded in every step, so that the rest learns to live with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 import torch.nn.functional as F
+from torch.nn.utils import parametrize
 
 from taolora_ros.network import TaoNetwork
-from taolora_ros.quantization import lora_loss
+from taolora_ros.quantization import QMAX, TaoLinear, lora_loss, round_clamp
+from taolora_ros.storage import round_lora
 from taolora_ros.training.windows import WindowSampler
+
+LEAN = 0.45         # codes: how far what stands behind a code may be from it at first
+CODES_SHARE = 2.0   # of the learning rate: codes are integers, their scale is 1
 
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """How long and how fast; ``fit`` is lambda."""
+    """How long and how fast; ``fit`` is lambda, ``codes`` lets the four-bit weights move."""
 
     steps: int = 600
     batch: int = 128
     learning_rate: float = 1e-3
     warmup: int = 30
     fit: float = 1e-4
+    codes: bool = False
 
 
 def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, options: TuneOptions,
          report: Callable[[int, float], None] = lambda step, loss: None) -> None:
     """Tune ``quantized`` in place towards ``network`` on windows of ``sampler``."""
     layers = {name: m for name, m in quantized.linears().items() if m.int4}
-    for layer in layers.values():
-        layer.w_scale.requires_grad_(True)
-        layer.lora_a.requires_grad_(True)
-        layer.lora_b.requires_grad_(True)
+    scales, codes = _loosen(network, layers, options.codes)
     tuned = [p for p in quantized.parameters() if p.requires_grad]
-    scales = [layer.w_scale for layer in layers.values()]
     optimizer = torch.optim.AdamW([{'params': tuned, 'share': 1.0},
-                                   {'params': scales, 'share': 0.02}], weight_decay=0.0)
+                                   {'params': scales, 'share': 0.02},
+                                   {'params': codes, 'share': CODES_SHARE}], weight_decay=0.0)
     residuals = {name: _residual(network, name, layer) for name, layer in layers.items()}
     for step in range(options.steps):
         for group in optimizer.param_groups:
@@ -58,13 +62,76 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tuned + scales, 1.0)
+        if codes:
+            torch.nn.utils.clip_grad_norm_(codes, 1.0)
         optimizer.step()
         if step % 50 == 0 or step == options.steps - 1:
             report(step, loss.item())
+    _fasten(layers.values())
+    coded = {id(t) for m in layers.values() if m.lora_bits < 16 for t in (m.lora_a, m.lora_b)}
     with torch.no_grad():
-        for tensor in tuned + scales:
+        for tensor in [*quantized.parameters(), *scales]:
             tensor.requires_grad_(False)
-            tensor.copy_(tensor.half().float())  # as model files keep them
+            if id(tensor) not in coded:
+                tensor.copy_(tensor.half().float())  # as model files keep them
+
+
+class _Codes(torch.nn.Module):
+    """Latent weights in units of their scale to four-bit codes, for the product."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return round_clamp(latent, -QMAX, QMAX)
+
+
+class _Stored(torch.nn.Module):
+    """One factor of a LoRA, 'a' or 'b', to what ``lora_bits`` keep of it; straight through."""
+
+    def __init__(self, factor: str, layer: TaoLinear):
+        super().__init__()
+        self.factor, self.bits, self.x_inv = factor, layer.lora_bits, layer.x_inv
+        self.other = (layer.lora_b if factor == 'a' else layer.lora_a).detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            pair = (x, self.other) if self.factor == 'a' else (self.other, x)
+            kept = round_lora(*pair, self.x_inv, self.bits)['ab'.index(self.factor)]
+        return x + (kept - x).detach()
+
+
+def _loosen(network: TaoNetwork, layers: dict[str, TaoLinear], codes: bool
+            ) -> tuple[list[Tensor], list[Tensor]]:
+    """Make what may move in ``layers`` require gradients; return their scales and codes.
+
+    Behind each code stands a number that rounds to it, as near to the weight in ``network`` as
+    that allows: those next to a border change first.
+    """
+    scales, latent = [], []
+    for name, layer in layers.items():
+        for factor in 'ab':
+            layer.get_parameter(f'lora_{factor}').requires_grad_(True)
+        if layer.lora_bits < 16:
+            stored = {factor: _Stored(factor, layer) for factor in 'ab'}
+            for factor, module in stored.items():
+                parametrize.register_parametrization(layer, f'lora_{factor}', module)
+        if layer.scale_bits > 8:  # a power of two stays where it is
+            scales.append(layer.w_scale.requires_grad_(True))
+        if codes:
+            with torch.no_grad():
+                exact = network.linears()[name].weight.T / layer.x_inv[:, None]    # (K, N)
+                scale = layer.w_scale.repeat_interleave(len(exact) // len(layer.w_scale), 0)
+                layer.codes += (exact / scale - layer.codes).clamp(-LEAN, LEAN)
+            parametrize.register_parametrization(layer, 'codes', _Codes())
+            latent.append(layer.parametrizations.codes.original.requires_grad_(True))
+    return scales, latent
+
+
+def _fasten(layers: Iterable[TaoLinear]) -> None:
+    """Put in place of what ``_loosen`` made movable what it is now, rounded."""
+    for layer in layers:
+        if parametrize.is_parametrized(layer):
+            with torch.no_grad():
+                for name in list(layer.parametrizations):
+                    parametrize.remove_parametrizations(layer, name)
 
 
 def _schedule(step: int, options: TuneOptions) -> float:
@@ -74,13 +141,16 @@ def _schedule(step: int, options: TuneOptions) -> float:
                                / max(options.steps - options.warmup, 1)))
 
 
+def quantized_weight(layer: TaoLinear) -> Tensor:
+    """Return Q4(W) (K, N) of an INT4 layer, in the units of the layer's input."""
+    scale = layer.w_scale.repeat_interleave(layer.in_features // len(layer.w_scale), 0)
+    return layer.codes * scale * layer.x_inv[:, None]
+
+
 @torch.no_grad()
-def _residual(network: TaoNetwork, name: str, layer) -> tuple[Tensor, Tensor]:
-    """Return W and Q4(W), (K, N) each, in the units of the layer's input."""
-    groups = len(layer.w_scale)
-    weight = network.linears()[name].weight.T
-    quantized = (layer.codes.view(groups, -1, layer.out_features) * layer.w_scale[:, None])
-    return weight, quantized.reshape(weight.shape) * layer.x_inv[:, None]
+def _residual(network: TaoNetwork, name: str, layer: TaoLinear) -> tuple[Tensor, Tensor]:
+    """Return W and Q4(W), (K, N) each."""
+    return network.linears()[name].weight.T, quantized_weight(layer)
 
 
 def _distance(wanted: tuple, got: tuple, gates: Tensor) -> Tensor:
