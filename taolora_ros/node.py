@@ -12,8 +12,6 @@ import signal
 import sys
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SWITCH = 1e-3  # s that a thread runs Python before another gets its turn; by default 5 ms. To
-#                answer one request the interpreter is asked for several times.
 
 
 def main() -> None:
@@ -35,7 +33,6 @@ def run(args: list[str] | None = None) -> int:
     import rclpy
 
     from taolora_ros.taolora_node import TaoloraNode
-    sys.setswitchinterval(SWITCH)
     for number, handler in zip(SIGNALS, before):  # from here on ROS takes care of them
         signal.signal(number, handler)
     try:
