@@ -97,7 +97,7 @@ def _panel(axes, compared: list[dict], key: str) -> None:
         group = [row for row in compared if row['method'].startswith(names) and row[key] > DRAWN]
         axes.scatter([row['bytes'] / 1000 for row in group], [row[key] for row in group],
                      marker=marker, c=colour, label=label, s=34, alpha=0.85)
-    axes.set(xscale='log', yscale='log', xlim=(330, 2100))
+    axes.set(xscale='log', yscale='log', xlim=(290, 2000))
     ticks = (400, 500, 600, 800, 1000, 1500)
     axes.set_xticks(ticks, map(str, ticks))
     axes.set_xticks((), minor=True)
