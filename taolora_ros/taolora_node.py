@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
@@ -25,13 +24,12 @@ from taolora_ros import lifecycle_services, parameters
 from taolora_ros.conversions import make_converter
 from taolora_ros.decode import Event
 from taolora_ros.detector import Detector
-from taolora_ros.diagnostics import StreamDiagnostics, plain_status
+from taolora_ros.diagnostics import plain_status
 from taolora_ros.event_messages import anomaly_message, event_message, model_info_message
-from taolora_ros.feed import Feed, nothing
-from taolora_ros.intake import Intake
+from taolora_ros.feed import Feed
 from taolora_ros.live_parameters import LiveParameters
 from taolora_ros.models import Models, said_of
-from taolora_ros.score_topics import ScoreTopics
+from taolora_ros.running import Running
 from taolora_ros.worker import Worker
 
 OUTPUT = QoSProfile(depth=100)
@@ -39,18 +37,6 @@ NO_ADAPTATION = 'adaptation is not enabled: this version of taolora_ros does not
 UNSTAMPED = '{}: {} has no header: samples are stamped by their arrival, evened out at {:g} Hz'
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
-
-
-@dataclass
-class Running:
-    """What belongs to one stream: ``intake`` and ``diagnostics`` while the node is active."""
-
-    feed: Feed
-    engine: str
-    given: dict
-    intake: Intake | None = None
-    diagnostics: StreamDiagnostics | None = None
-    scores: ScoreTopics | None = None
 
 
 class TaoloraNode(LifecycleNode):
@@ -121,7 +107,10 @@ class TaoloraNode(LifecycleNode):
     def on_activate(self, state) -> TransitionCallbackReturn:
         """Subscribe and start to decide."""
         super().on_activate(state)
-        return self._attempt('activate', self._activate, self._rest)
+        result = self._attempt('activate', self._activate, self._rest)
+        if result != SUCCESS:
+            super().on_deactivate(state)
+        return result
 
     def on_deactivate(self, state) -> TransitionCallbackReturn:
         """Unsubscribe, decide what is there, and end all threads."""
@@ -185,11 +174,7 @@ class TaoloraNode(LifecycleNode):
     def _activate(self) -> None:
         for stream, running in self._streams.items():
             with said_of(f'{stream}.'):
-                running.intake = Intake(self, running.given['topic'], running.given['type'],
-                                        running.feed.converter.raw)
-            running.feed.start(running.intake.take, running.intake.obstacle)
-            running.diagnostics = StreamDiagnostics(self.get_name(), running.feed, running.intake,
-                                                    running.engine)
+                running.subscribe(self)
         self._feedback = self.create_subscription(msg.Feedback, '~/feedback', self._take_feedback,
                                                   OUTPUT)
         self._follow_parameters()
@@ -207,10 +192,7 @@ class TaoloraNode(LifecycleNode):
         if worker:
             worker.stop()
         for running in self._streams.values():
-            running.feed.start(nothing, str)
-            if running.intake:
-                running.intake.close()
-            running.intake = running.diagnostics = None
+            running.unsubscribe()
         if worker and finish:
             worker.finish()
         if self._feedback:
@@ -250,14 +232,8 @@ class TaoloraNode(LifecycleNode):
     def _follow_parameters(self) -> None:
         """Open or close the topics of scores, as the parameter and the node's state say."""
         wanted = self._feedback is not None and self.get_parameter('publish_scores').value
-        for stream, running in self._streams.items():
-            if wanted and not running.scores:
-                running.scores = ScoreTopics(self, stream, running.feed.detector.spec)
-                running.feed.record(running.scores)
-            elif running.scores and not wanted:
-                running.feed.record(None)
-                running.scores.close()
-                running.scores = None
+        for running in self._streams.values():
+            running.publish_scores(self, wanted)
 
     def _calibrate(self, request, response):
         """Take what each stream delivered recently as its normal state."""

@@ -73,6 +73,8 @@ def test_the_score_is_that_of_the_worst_channel():
     scores, monitor = np.arange(8) / 4, AnomalyMonitor(IMU_FALLS)
     *_, (anomaly,) = [monitor.push(i * SECOND, scores, 1.0) for i in range(5, 9)]
     assert anomaly.score == 1.75 and list(anomaly.channel_scores.values()) == scores.tolist()
+    worst = ', '.join(list(anomaly.channel_scores)[:3:-1])  # those from the threshold of 1 on
+    assert anomaly.reason == f'unlike what is usual: {worst}'
 
 
 @pytest.mark.parametrize('spec', [IMU_FALLS, ECG_BEATS], ids=lambda spec: spec.kind)

@@ -83,6 +83,13 @@ def test_values_at_a_rail_are_said_to_be_so():
     assert any('at the end of its range (-8 or 8)' in p for p in reports[-1].problems)
 
 
+def test_a_spike_hides_no_rail():
+    values = moving_imu(20, 100, np.random.default_rng())
+    values[:, 0] = np.minimum(4 * values[:, 0], 8.0)
+    values[3, 0] = 1e30
+    assert 'acc_x at the end of its range' in '; '.join(watch(IMU_FALLS, values, 100)[-1].problems)
+
+
 def test_missing_values_are_counted_and_spikes_are_no_range():
     values = moving_imu(10, 100, np.random.default_rng())
     values[::4, 1] = np.nan

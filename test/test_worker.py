@@ -133,6 +133,15 @@ def test_an_engine_is_run_once_on_its_largest_batch_before_the_first_window():
     assert not feeds[1].counts()
 
 
+def test_a_slow_network_is_given_few_windows_at_a_time(monkeypatch):
+    monkeypatch.setattr('taolora_ros.worker.BUDGET', 0.001)
+    engine = SpikeEngine(IMU_FALLS, seconds=0.02)
+    feed, _ = make_feed('a', IMU_FALLS, engine, recording(IMU_FALLS, 30, (10.0,)))
+    results = run([feed])
+    assert sum(engine.batches[:2]) == WINDOWS and max(engine.batches[3:]) <= 2
+    assert len([r for _, r in results if r.label == 'fall' and r.phase == 0]) == 1
+
+
 def test_streams_of_different_models_use_their_own_engines():
     engines = SpikeEngine(IMU_FALLS), SpikeEngine(ECG_BEATS)
     feeds = [make_feed(spec.kind, spec, engine, recording(spec, 20, (10.0,)))[0]
