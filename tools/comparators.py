@@ -87,7 +87,7 @@ def draw(path: Path = PICTURE) -> None:
         grid[1, column].set_xlabel('KB, everything counted')
     for axes in grid[:, 0]:
         axes.set_ylabel('relative logit error')
-    grid[0, 0].legend(fontsize=8, loc='lower right')
+    grid[0, 0].legend(fontsize=8, loc='upper right')
     figure.tight_layout()
     figure.savefig(path, metadata={'Software': None})
 
