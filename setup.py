@@ -29,10 +29,11 @@ setup(
         f'{NAME}.engine',
         f'{NAME}.evaluation',
         f'{NAME}.kernels',
+        f'{NAME}.kernels.cpu',
         f'{NAME}.report',
         f'{NAME}.training',
     ],
-    package_data={f'{NAME}.report': ['page.html']},
+    package_data={f'{NAME}.report': ['page.html'], f'{NAME}.kernels.cpu': ['*.c', '*.h']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),

@@ -41,6 +41,8 @@ def pytest_configure(config):
     """Keep this session's messages to itself, in its child processes too."""
     # At once, not in a fixture: rclpy reads these when a test module first initialises it.
     domain, config.ros_domain_lock = reserve_domain()
+    # Tests' networks are small: threads that wait for each other on busy cores only cost time.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ['ROS_DOMAIN_ID'] = str(domain)
     if os.environ.get('ROS_DISTRO') == 'humble':
         os.environ['ROS_LOCALHOST_ONLY'] = '1'

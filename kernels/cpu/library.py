@@ -18,6 +18,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from taolora_ros.kernels.cpu import layout
+
 SOURCES = ('network.c', 'int4.h', 'maths.h')
 FLAGS = ('-O3', '-std=gnu11', '-fPIC', '-shared', '-fno-math-errno', '-fno-trapping-math',
          '-fassociative-math', '-fno-signed-zeros', '-ffp-contract=fast')
@@ -26,20 +28,31 @@ TIMEOUT = 120.0  # s
 
 
 def load(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """Return the library, compiled with more ``flags`` if any; raise RuntimeError saying why not."""
-    compiler = _compiler()
+    """Return `network.c`, compiled with more ``flags`` if any; raise RuntimeError saying why not."""
+    program = compiler()
     given = (*FLAGS, *filter(None, [NATIVE.get(platform.machine())]), *flags)
-    name = f'network-{_key(compiler, given)}.so'
+    name = f'network-{_key(program, given)}.so'
     path = next((folder / name for folder in _folders() if _ours(folder / name)), None)
     if path is None:
-        path = _compile(compiler, given, name)
+        path = _compile(program, given, name)
     try:
-        return ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
         raise RuntimeError(f'{path}: {error}') from error
+    floats, octets, number = layout.Floats, layout.Bytes, ctypes.c_int32
+    library.taolora_run.argtypes = [ctypes.POINTER(layout.Network), number, floats, octets,
+                                    floats, floats, floats, floats]
+    library.taolora_linear.argtypes = [ctypes.POINTER(layout.Linear), number, octets, floats,
+                                       floats, floats]
+    library.taolora_run.restype = library.taolora_linear.restype = None
+    library.taolora_room.argtypes = [ctypes.POINTER(layout.Network)]
+    library.taolora_room.restype = ctypes.c_int64
+    library.taolora_isa.restype = ctypes.c_char_p
+    return library
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """Return the path of the C compiler; raise RuntimeError naming those looked for."""
     wanted = [os.environ['CC']] if os.environ.get('CC') else ['cc', 'gcc', 'clang']
     for name in wanted:
         if shutil.which(name):
@@ -95,7 +108,7 @@ def _compile(compiler: str, flags: tuple[str, ...], name: str) -> Path:
             problem = f'{folder}: {error.strerror}'
             continue
         try:
-            _run([compiler, *flags, '-o', partial, str(Path(__file__).parent / SOURCES[0]), '-lm'])
+            run([compiler, *flags, '-o', partial, str(Path(__file__).parent / SOURCES[0]), '-lm'])
             os.chmod(partial, 0o700)
             os.replace(partial, folder / name)  # at once: others may be compiling, too
         finally:
@@ -106,7 +119,8 @@ def _compile(compiler: str, flags: tuple[str, ...], name: str) -> Path:
     raise RuntimeError(f'no place for the compiled network: {problem}')
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
+    """Run a compiler; raise RuntimeError with its first complaint."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -11,7 +11,9 @@
 #include "maths.h"
 
 #define PAD(n) (((n) + LANES - 1) / LANES * LANES)
-#define GROUP 4  /* open tokens whose LoRA is computed together */
+#define GROUP 4  /* rows of a float product computed together */
+
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
 
 typedef struct {
     int32_t k, n, groups, steps;      /* steps of 8 inputs in each group */
@@ -46,6 +48,25 @@ typedef struct {
 
 static int at_least(int a, int b) { return a > b ? a : b; }
 
+static inline Lanes load(const float *x)
+{
+    Lanes y;
+    memcpy(&y, x, sizeof y);
+    return y;
+}
+
+static inline Lanes integers(const int32_t *x)
+{
+    int32_t y __attribute__((vector_size(4 * LANES)));
+    memcpy(&y, x, sizeof y);
+    return __builtin_convertvector(y, Lanes);
+}
+
+static inline void store(float *x, Lanes y)
+{
+    memcpy(x, &y, sizeof y);
+}
+
 /* Round a tile (rows, k) to codes (ROWS, groups * steps * 8), zero beyond; sum them by group. */
 static void quantize(const Linear *l, int rows, const float *x, int stride, int8_t *q, int32_t *sums)
 {
@@ -68,43 +89,56 @@ static void quantize(const Linear *l, int rows, const float *x, int stride, int8
         }
 }
 
+/* Sum over k of x[i][k] * w[k] for GROUP rows of x and LANES columns of w. */
+static inline void multiply(int length, const float *x, int xs, const float *w, int ws, Lanes sum[GROUP])
+{
+    for (int k = 0; k < length; k++) {
+        Lanes row = load(w + (size_t)k * ws);
+#pragma GCC unroll 4
+        for (int i = 0; i < GROUP; i++)
+            sum[i] += x[i * xs + k] * row;
+    }
+}
+
 /* Add X' A B to up to GROUP rows of y; which[] names them in x, q and y. */
 static void transient(const Linear *l, const int *which, int count, const float *x, int xs,
-                      const int8_t *q, float *y, int ys)
+                      const int8_t *q, float *y, int ys, float *room)
 {
     int size = l->k / l->groups, padded = l->steps * STEP, width = l->groups * padded;
-    int ranks = PAD(l->rank);
-    for (int first = 0; first < l->rank; first += LANES) {
-        float h[GROUP][LANES] = {{0}};
-        for (int k = 0; k < l->k; k++) {
-            const float *a = l->a + (size_t)k * ranks + first, *a2 = a + (size_t)l->k * ranks;
-            int code = k / size * padded + k % size;
-            for (int i = 0; i < count; i++) {
-                float value = x[which[i] * xs + k];
-                float dropped = value - q[which[i] * width + code] * l->step[k];
-                if (l->residual)
-                    for (int r = 0; r < LANES; r++)
-                        h[i][r] += dropped * a[r] + value * a2[r];
-                else
-                    for (int r = 0; r < LANES; r++)
-                        h[i][r] += value * a[r];
-            }
+    int ranks = PAD(l->rank), reads = l->residual ? 2 * l->k : l->k;
+    float *read = room, *inner = read + GROUP * reads;  /* X' and X' A of these rows */
+    memset(read, 0, sizeof(float) * GROUP * reads);
+    for (int i = 0; i < count; i++) {
+        const float *from = x + which[i] * xs;
+        float *to = read + i * reads;
+        for (int g = 0; l->residual && g < l->groups; g++) {
+            const int8_t *code = q + which[i] * width + g * padded;
+            for (int k = 0; k < size; k++)
+                to[g * size + k] = from[g * size + k] - code[k] * l->step[g * size + k];
         }
-        int last = l->rank - first < LANES ? l->rank - first : LANES;
-        for (int r = 0; r < last; r++)
-            for (int i = 0; i < count; i++) {
-                const float *b = l->b + (size_t)(first + r) * PAD(l->n);
-                float *row = y + which[i] * ys, factor = h[i][r];
-                for (int n = 0; n < l->n; n++)
-                    row[n] += factor * b[n];
-            }
+        memcpy(to + reads - l->k, from, sizeof(float) * l->k);
+    }
+    for (int r = 0; r < ranks; r += LANES) {
+        Lanes sum[GROUP] = {{0}};
+        multiply(reads, read, reads, l->a + r, ranks, sum);
+        for (int i = 0; i < GROUP; i++)
+            memcpy(inner + i * ranks + r, sum + i, sizeof *sum);
+    }
+    for (int n = 0; n < PAD(l->n); n += LANES) {
+        Lanes sum[GROUP] = {{0}};
+        multiply(l->rank, inner, ranks, l->b + n, PAD(l->n), sum);
+        for (int i = 0; i < count; i++) {
+            float *to = y + which[i] * ys + n;
+            store(to, load(to) + sum[i]);
+        }
     }
 }
 
 /* y (rows, n) = Q4(x) Q4(W) + bias + gate * X' A B (+ y, when add is set). */
 static void linear(const Linear *l, int rows, const uint8_t *open, const float *x, int xs,
-                   float *y, int ys, int add, int8_t *q)
+                   float *y, int ys, int add, float *room)
 {
+    int8_t *q = (int8_t *)room;
     int32_t sums[64 * ROWS], acc[ROWS][LANES];
     int columns = PAD(l->n), width = l->groups * l->steps * STEP;
     quantize(l, rows, x, xs, q, sums);
@@ -115,15 +149,10 @@ static void linear(const Linear *l, int rows, const uint8_t *open, const float *
             int4_tile(l->steps, q + g * l->steps * STEP, width, w, sums + g * ROWS, acc);
             for (int m = 0; m < rows; m++) {
                 float *to = y + m * ys + n;
-                if (g == 0 && !add)
-                    for (int i = 0; i < LANES; i++)
-                        to[i] = acc[m][i] * scale[i] + l->bias[n + i];
-                else if (g == 0)
-                    for (int i = 0; i < LANES; i++)
-                        to[i] += acc[m][i] * scale[i] + l->bias[n + i];
-                else
-                    for (int i = 0; i < LANES; i++)
-                        to[i] += acc[m][i] * scale[i];
+                Lanes sum = integers(acc[m]) * load(scale);
+                if (g == 0)
+                    sum += load(l->bias + n);
+                store(to, g || add ? load(to) + sum : sum);
             }
         }
     int which[GROUP], count = 0;
@@ -131,7 +160,7 @@ static void linear(const Linear *l, int rows, const uint8_t *open, const float *
         if (open[m])
             which[count++] = m;
         if (count == GROUP || (count && m == rows - 1)) {
-            transient(l, which, count, x, xs, q, y, ys);
+            transient(l, which, count, x, xs, q, y, ys, room + ROWS * width);
             count = 0;
         }
     }
@@ -154,36 +183,42 @@ static void layer_norm(int rows, int width, const float *norm, float epsilon, co
     }
 }
 
+/* y = x W + bias for rows of x, which must be a multiple of GROUP. */
 static void dense(const Dense *l, int rows, const float *x, int xs, float *y, int ys)
 {
-    for (int m = 0; m < rows; m++)
+    for (int m = 0; m < rows; m += GROUP)
         for (int n = 0; n < PAD(l->n); n += LANES) {
-            float sum[LANES];
-            memcpy(sum, l->bias + n, sizeof sum);
-            for (int k = 0; k < l->k; k++) {
-                const float *w = l->weight + (size_t)k * PAD(l->n) + n;
-                for (int i = 0; i < LANES; i++)
-                    sum[i] += x[m * xs + k] * w[i];
-            }
-            memcpy(y + m * ys + n, sum, sizeof sum);
+            Lanes sum[GROUP];
+            for (int i = 0; i < GROUP; i++)
+                sum[i] = load(l->bias + n);
+            multiply(l->k, x + (size_t)m * xs, xs, l->weight + n, PAD(l->n), sum);
+            for (int i = 0; i < GROUP; i++)
+                store(y + (size_t)(m + i) * ys + n, sum[i]);
         }
 }
 
 /* y (T, D) = depthwise convolution of the first D columns of x, times SiLU of the next D. */
 static void convolve(const Network *net, const Block *block, const float *x, int xs, float *y, int ys)
 {
-    int width = net->width, reach = net->taps / 2;
+    int width = net->width, reach = net->taps / 2, stride = PAD(width);
     for (int t = 0; t < net->tokens; t++) {
-        float *to = y + t * ys;
-        memcpy(to, block->kernel + (size_t)net->taps * PAD(width), sizeof(float) * width);
-        for (int j = 0; j < net->taps; j++) {
-            int from = t + j - reach;
-            if (from < 0 || from >= net->tokens)
-                continue;
-            const float *w = block->kernel + (size_t)j * PAD(width), *row = x + (size_t)from * xs;
-            for (int d = 0; d < width; d++)
-                to[d] += w[d] * row[d];
+        int first = at_least(reach - t, 0), last = net->taps;
+        if (t + last - reach > net->tokens)
+            last = net->tokens - t + reach;
+        for (int d = 0; d < width; d += LANES) {
+            const float *column = x + (size_t)(t - reach + first) * xs + d;
+            const float *w = block->kernel + (size_t)first * stride + d;
+            Lanes even = load(block->kernel + (size_t)net->taps * stride + d), odd = {0};
+            int j = first;
+            for (; j + 1 < last; j += 2, column += 2 * xs, w += 2 * stride) {
+                even += load(w) * load(column);
+                odd += load(w + stride) * load(column + xs);
+            }
+            if (j < last)
+                even += load(w) * load(column);
+            store(y + (size_t)t * ys + d, even + odd);
         }
+        float *to = y + (size_t)t * ys;
         const float *gate = x + (size_t)t * xs + width;
         for (int d = 0; d < width; d++)
             to[d] *= gate[d] * sigmoid(gate[d]);
@@ -202,128 +237,182 @@ static void rotate(const Network *net, int token, const float *x, float factor, 
     }
 }
 
-/* y (T, D) = attention over x (T, 3 D); room holds (E + 1) * PAD(T) + E floats. */
+/* Softmax of GROUP rows of scores (GROUP, T), in place. */
+static void softmax(int tokens, int stride, float *score)
+{
+    for (int i = 0; i < GROUP; i++, score += stride) {
+        float top = -INFINITY, total = 0;
+        for (int s = 0; s < tokens; s++)
+            top = score[s] > top ? score[s] : top;
+        for (int s = 0; s < tokens; s++) {
+            score[s] = exponential(score[s] - top);
+            total += score[s];
+        }
+        for (int s = 0; s < tokens; s++)
+            score[s] /= total;
+    }
+}
+
+/* y (T, D) = attention over x (T, 3 D), whose rows may be read up to LANES beyond their end.
+ * T is a multiple of GROUP; room: (E + GROUP) * PAD(T) + (GROUP + 1) * PAD(E) floats. */
 static void attend(const Network *net, const float *x, int xs, float *y, int ys, float *room)
 {
     int width = net->width, size = width / net->heads, tokens = net->tokens, stride = PAD(tokens);
-    float *keys = room, *weight = keys + size * stride, *turned = weight + stride;
-    float factor = 1.0f / sqrtf((float)size);
+    float *keys = room, *score = keys + size * stride, *turned = score + GROUP * stride;
+    float *key = turned + GROUP * PAD(size), factor = 1.0f / sqrtf((float)size);
     for (int h = 0; h < net->heads; h++) {
+        const float *head = x + h * size;
         for (int t = 0; t < tokens; t++) {
-            rotate(net, t, x + (size_t)t * xs + width + h * size, 1.0f, turned);
+            rotate(net, t, head + (size_t)t * xs + width, 1.0f, key);
             for (int e = 0; e < size; e++)
-                keys[e * stride + t] = turned[e];
+                keys[e * stride + t] = key[e];
         }
-        for (int t = 0; t < tokens; t++) {
-            float top = -INFINITY, total = 0;
-            rotate(net, t, x + (size_t)t * xs + h * size, factor, turned);
-            memset(weight, 0, sizeof(float) * stride);
-            for (int e = 0; e < size; e++)
-                for (int s = 0; s < tokens; s++)
-                    weight[s] += turned[e] * keys[e * stride + s];
-            for (int s = 0; s < tokens; s++)
-                top = weight[s] > top ? weight[s] : top;
-            for (int s = 0; s < tokens; s++) {
-                weight[s] = exponential(weight[s] - top);
-                total += weight[s];
+        for (int t = 0; t < tokens; t += GROUP) {
+            for (int i = 0; i < GROUP; i++)
+                rotate(net, t + i, head + (size_t)(t + i) * xs, factor, turned + i * size);
+            for (int s = 0; s < tokens; s += LANES) {
+                Lanes sum[GROUP] = {{0}};
+                multiply(size, turned, size, keys + s, stride, sum);
+                for (int i = 0; i < GROUP; i++)
+                    store(score + i * stride + s, sum[i]);
             }
-            float *to = y + (size_t)t * ys + h * size;
-            memset(to, 0, sizeof(float) * size);
-            for (int s = 0; s < tokens; s++) {
-                const float *value = x + (size_t)s * xs + 2 * width + h * size;
-                float share = weight[s] / total;
-                for (int e = 0; e < size; e++)
-                    to[e] += share * value[e];
+            softmax(tokens, stride, score);
+            for (int e = 0; e < size; e += LANES) {
+                Lanes sum[GROUP] = {{0}};
+                int columns = size - e < LANES ? size - e : LANES;
+                multiply(tokens, score, stride, head + 2 * width + e, xs, sum);
+                for (int i = 0; i < GROUP; i++)
+                    memcpy(y + (size_t)(t + i) * ys + h * size + e, sum + i, sizeof(float) * columns);
             }
         }
     }
 }
 
-/* Floats that `taolora_run` needs as room, four-bit codes included. */
-int64_t taolora_room(const Network *net)
+typedef struct {
+    float *x, *mixed, *inner;         /* [T][PAD(D)] twice, [T][PAD(3 D)] and LANES more */
+    float *normal, *middle;           /* [ROWS][PAD(D)], [ROWS][PAD(mlp D)] */
+    float *rest;                      /* of one function at a time */
+} Room;
+
+/* Lay a room out from base on; return how many floats it takes. */
+static int64_t lay_out(const Network *net, float *base, Room *room)
 {
-    int64_t tokens = net->tokens, stride = PAD(net->width), hidden = PAD(net->mlp * net->width);
-    int64_t pixels = PAD(net->patch * net->features), widest = at_least(hidden, 4 * stride);
-    return tokens * (2 * stride + PAD(3 * net->width)) + (int64_t)ROWS * (stride + hidden + pixels)
-        + (net->width / net->heads + 1) * PAD(tokens) + net->width / net->heads
-        + ROWS * (PAD(net->bottleneck) + PAD(net->classes + 1)) + ROWS * (widest + 64 * STEP);
+    int64_t tokens = net->tokens, size = net->width / net->heads, reads = 2 * net->mlp * net->width;
+    int64_t pixels = PAD(net->patch * net->features), rank = 0, codes = 0;
+    for (int i = 0; i < net->blocks; i++) {
+        const Linear *layers[] = {&net->block[i].inner, &net->block[i].outer, &net->block[i].up,
+                                  &net->block[i].down};
+        for (int j = 0; j < 4; j++) {
+            rank = at_least(rank, PAD(layers[j]->rank));
+            codes = at_least(codes, layers[j]->groups * layers[j]->steps * STEP);
+        }
+    }
+    int64_t one = ROWS * codes + GROUP * (reads + rank);
+    int64_t two = (size + GROUP) * PAD(tokens) + (GROUP + 1) * PAD(size);
+    int64_t three = ROWS * (PAD(net->classes + 1) + PAD(net->bottleneck) + pixels);
+    room->x = base;
+    room->mixed = room->x + tokens * PAD(net->width);
+    room->inner = room->mixed + tokens * PAD(net->width);
+    room->normal = room->inner + tokens * PAD(3 * net->width) + LANES;
+    room->middle = room->normal + ROWS * PAD(net->width);
+    room->rest = room->middle + ROWS * PAD(net->mlp * net->width);
+    return room->rest + at_least(one, at_least(two, three)) - base;
 }
 
-static void heads(const Network *net, const float *window, const float *x, int stride, float *room,
+/* Probability, offset and the square errors of rebuilding of a tile of tokens. */
+static void heads(const Network *net, int rows, const float *patches, const float *x, const Room *room,
                   float *probability, float *offset, float *anomaly)
 {
     int pixels = net->patch * net->features, classes = net->classes, few = PAD(classes + 1);
-    float *normal = room, *out = normal + ROWS * stride, *narrow = out + ROWS * few;
-    float *rebuilt = narrow + ROWS * PAD(net->bottleneck);
-    memset(anomaly, 0, sizeof(float) * net->features);
-    for (int t = 0; t < net->tokens; t++) {
+    int stride = PAD(net->width), narrow = PAD(net->bottleneck), wide = PAD(pixels);
+    float *out = room->rest, *squeezed = out + ROWS * few, *rebuilt = squeezed + ROWS * narrow;
+    layer_norm(rows, net->width, net->norm, net->epsilon, x, stride, room->normal, stride);
+    dense(&net->head, rows, room->normal, stride, out, few);
+    dense(&net->squeeze, rows, room->normal, stride, squeezed, narrow);
+    dense(&net->rebuild, rows, squeezed, narrow, rebuilt, wide);
+    for (int m = 0; m < rows; m++, out += few, probability += classes) {
         float top = -INFINITY, total = 0;
-        layer_norm(1, net->width, net->norm, net->epsilon, x + (size_t)t * stride, stride, normal, stride);
-        dense(&net->head, 1, normal, stride, out, few);
-        dense(&net->squeeze, 1, normal, stride, narrow, PAD(net->bottleneck));
-        dense(&net->rebuild, 1, narrow, PAD(net->bottleneck), rebuilt, PAD(pixels));
         for (int i = 0; i < classes; i++)
             top = out[i] > top ? out[i] : top;
         for (int i = 0; i < classes; i++)
-            total += out[i] = exponential(out[i] - top);
+            total += probability[i] = exponential(out[i] - top);
         for (int i = 0; i < classes; i++)
-            probability[t * classes + i] = out[i] / total;
-        offset[t] = (1 + 2 * net->margin) * sigmoid(out[classes]) - net->margin;
+            probability[i] /= total;
+        offset[m] = (1 + 2 * net->margin) * sigmoid(out[classes]) - net->margin;
         for (int i = 0; i < pixels; i++) {
-            float error = window[(size_t)t * pixels + i] - rebuilt[i];
+            float error = patches[m * pixels + i] - rebuilt[m * wide + i];
             anomaly[i % net->features] += error * error;
         }
     }
-    for (int f = 0; f < net->features; f++)
-        anomaly[f] = sqrtf(anomaly[f] / (net->tokens * net->patch)) / net->anomaly[f];
 }
 
-/* Score one window (T * patch, features) with gate flags (T). */
-static void run_window(const Network *net, const float *window, const uint8_t *open, float *room,
-                       float *probability, float *offset, float *anomaly)
+/* One block on the tokens of a window, room->x to room->x. */
+static void run_block(const Network *net, const Block *block, const uint8_t *open, const Room *room)
 {
     int tokens = net->tokens, width = net->width, stride = PAD(width), wide = PAD(3 * width);
-    int pixels = net->patch * net->features, hidden = PAD(net->mlp * width);
-    float *x = room, *mixed = x + tokens * stride, *inner = mixed + tokens * stride;
-    float *normal = inner + tokens * wide, *middle = normal + ROWS * stride;
-    float *rest = middle + ROWS * hidden;
-    int8_t *codes = (int8_t *)(rest + (width / net->heads + 1) * PAD(tokens) + width / net->heads);
-    dense(&net->embed, tokens, window, pixels, x, stride);
-    for (int i = 0; i < net->blocks; i++) {
-        const Block *block = net->block + i;
-        for (int t = 0; t < tokens; t += ROWS) {
-            int rows = tokens - t < ROWS ? tokens - t : ROWS;
-            layer_norm(rows, width, block->norm1, net->epsilon, x + t * stride, stride, normal, stride);
-            linear(&block->inner, rows, open + t, normal, stride, inner + t * wide, wide, 0, codes);
-        }
-        if (block->attention)
-            attend(net, inner, wide, mixed, stride, rest);
-        else
-            convolve(net, block, inner, wide, mixed, stride);
-        for (int t = 0; t < tokens; t += ROWS) {
-            int rows = tokens - t < ROWS ? tokens - t : ROWS;
-            float *tile = x + t * stride;
-            linear(&block->outer, rows, open + t, mixed + t * stride, stride, tile, stride, 1, codes);
-            layer_norm(rows, width, block->norm2, net->epsilon, tile, stride, normal, stride);
-            linear(&block->up, rows, open + t, normal, stride, middle, hidden, 0, codes);
-            for (int j = 0; j < rows * hidden; j++)
-                middle[j] = gelu(middle[j]);
-            linear(&block->down, rows, open + t, middle, hidden, tile, stride, 1, codes);
-        }
+    int hidden = PAD(net->mlp * width);
+    float *normal = room->normal, *middle = room->middle, *rest = room->rest;
+    for (int t = 0; t < tokens; t += ROWS) {
+        int rows = tokens - t < ROWS ? tokens - t : ROWS;
+        layer_norm(rows, width, block->norm1, net->epsilon, room->x + t * stride, stride, normal, stride);
+        linear(&block->inner, rows, open + t, normal, stride, room->inner + t * wide, wide, 0, rest);
     }
-    heads(net, window, x, stride, normal, probability, offset, anomaly);
+    if (block->attention)
+        attend(net, room->inner, wide, room->mixed, stride, rest);
+    else
+        convolve(net, block, room->inner, wide, room->mixed, stride);
+    for (int t = 0; t < tokens; t += ROWS) {
+        int rows = tokens - t < ROWS ? tokens - t : ROWS;
+        float *tile = room->x + t * stride;
+        linear(&block->outer, rows, open + t, room->mixed + t * stride, stride, tile, stride, 1, rest);
+        layer_norm(rows, width, block->norm2, net->epsilon, tile, stride, normal, stride);
+        linear(&block->up, rows, open + t, normal, stride, middle, hidden, 0, rest);
+        for (int j = 0; j < rows * hidden; j++)
+            middle[j] = gelu(middle[j]);
+        linear(&block->down, rows, open + t, middle, hidden, tile, stride, 1, rest);
+    }
 }
 
 /* Score windows (B, T * patch, features) with gates (B, T): probability (B, T, classes),
- * offset (B, T), anomaly (B, features). room: taolora_room floats. */
+ * offset (B, T), anomaly (B, features). base: taolora_room floats. */
 void taolora_run(const Network *net, int32_t windows, const float *x, const uint8_t *gates,
-                 float *room, float *probability, float *offset, float *anomaly)
+                 float *base, float *probability, float *offset, float *anomaly)
 {
-    for (int i = 0; i < windows; i++)
-        run_window(net, x + (size_t)i * net->tokens * net->patch * net->features,
-                   gates + (size_t)i * net->tokens, room,
-                   probability + (size_t)i * net->tokens * net->classes,
-                   offset + (size_t)i * net->tokens, anomaly + (size_t)i * net->features);
+    int pixels = net->patch * net->features, tokens = net->tokens;
+    Room room;
+    lay_out(net, base, &room);
+    for (int i = 0; i < windows; i++, x += tokens * pixels, gates += tokens, anomaly += net->features) {
+        memset(anomaly, 0, sizeof(float) * net->features);
+        dense(&net->embed, tokens, x, pixels, room.x, PAD(net->width));
+        for (int j = 0; j < net->blocks; j++)
+            run_block(net, net->block + j, gates, &room);
+        for (int t = 0; t < tokens; t += ROWS) {
+            int rows = tokens - t < ROWS ? tokens - t : ROWS;
+            heads(net, rows, x + t * pixels, room.x + t * PAD(net->width), &room, probability, offset,
+                  anomaly);
+            probability += rows * net->classes;
+            offset += rows;
+        }
+        for (int f = 0; f < net->features; f++)
+            anomaly[f] = sqrtf(anomaly[f] / (tokens * net->patch)) / net->anomaly[f];
+    }
+}
+
+/* y (rows, PAD(n)) = one INT4 layer of x (rows, k): a benchmark's and a test's way in.
+ * room: ROWS * groups * steps * STEP + GROUP * (2 k + PAD(rank)) floats. */
+void taolora_linear(const Linear *l, int32_t rows, const uint8_t *open, const float *x, float *y,
+                    float *room)
+{
+    for (int m = 0; m < rows; m += ROWS)
+        linear(l, rows - m < ROWS ? rows - m : ROWS, open + m, x + (size_t)m * l->k, l->k,
+               y + (size_t)m * PAD(l->n), PAD(l->n), 0, room);
+}
+
+/* How many floats of room `taolora_run` needs. */
+int64_t taolora_room(const Network *net)
+{
+    Room room;
+    return lay_out(net, NULL, &room);
 }
 
 /* What the integer product is compiled to. */

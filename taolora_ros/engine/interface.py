@@ -13,8 +13,8 @@ class Scores:
     """Results for B windows of T tokens, K classes, F features; all float32.
 
     ``probability`` (B, T, K) sums to 1 over the classes; ``offset`` (B, T) is where in its
-    patch an event lies, 0 to 1 and ``spec.OFFSET_MARGIN`` beyond both; ``anomaly`` (B, F) is each feature's anomaly in the window, 1 being
-    what 99.9 % of steady training windows stay below.
+    patch an event lies, 0 to 1 and ``spec.OFFSET_MARGIN`` beyond both; ``anomaly`` (B, F) is each
+    feature's anomaly in the window, 1 being what 99.9 % of steady training windows stay below.
     """
 
     probability: np.ndarray
@@ -27,6 +27,7 @@ class Engine(Protocol):
 
     name: str
     device: str
+    why: str  # how it was picked, in words
 
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
         """Score windows (B, L, F) float32 with gates (B, T) bool; B may be any number >= 1."""

@@ -8,7 +8,7 @@ an activation that lies on the border of two codes may get the other one now and
 from __future__ import annotations
 
 import threading
-from ctypes import POINTER, c_float, c_int32, c_int64, c_uint8, c_char_p, byref
+from ctypes import POINTER, byref, c_float, c_uint8
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from taolora_ros.spec import OFFSET_MARGIN
 class NativeEngine:
     """Runs an INT4 model in C; the interpreter is free for other threads meanwhile."""
 
-    name, device = 'native', 'cpu'
+    name, device, why = 'native', 'cpu', 'made directly'
 
     def __init__(self, model: Model, flags: tuple[str, ...] = ()):
         """Compile for this machine, with more compiler ``flags`` if any.
@@ -34,11 +34,6 @@ class NativeEngine:
         self._arrays = layout.Arrays()
         self._network = _network(model, self._arrays)
         self._library = load(flags)
-        self._library.taolora_run.argtypes = [
-            POINTER(layout.Network), c_int32, layout.Floats, layout.Bytes, *[layout.Floats] * 4]
-        self._library.taolora_run.restype = None
-        self._library.taolora_room.restype = c_int64
-        self._library.taolora_isa.restype = c_char_p
         self.instructions = self._library.taolora_isa().decode()
         self._room = np.empty(self._library.taolora_room(byref(self._network)), np.float32)
         self._lock = threading.Lock()  # there is one room
@@ -72,6 +67,8 @@ def _network(model: Model, arrays: layout.Arrays) -> layout.Network:
     """Return the structure that `network.c` runs; ``arrays`` keeps what it points to."""
     network, spec = model.network, model.spec
     shape, names = spec.network, {layer: name for name, layer in network.linears().items()}
+    if spec.tokens % 4:
+        raise ValueError(f'tokens: {spec.tokens} is no multiple of 4, which the native engine needs')
 
     def norm(layer):
         return arrays.floats(np.stack([layer.weight.detach(), layer.bias.detach()]))

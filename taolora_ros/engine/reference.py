@@ -25,6 +25,7 @@ class ReferenceEngine:
     """Runs a model as its network is written. The gate opens the transient path row by row."""
 
     name = 'reference'
+    why = 'made directly'
 
     def __init__(self, model: Model, device: str = 'auto'):
         self._device = pick_device(device)
