@@ -20,6 +20,7 @@ once, by an engine for instance, shows every later update.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -168,18 +169,21 @@ class AdaptedLayer:
         self._bound()
         self._marked = self.factors.copy()
 
+    def _learnt(self) -> dict[str, np.ndarray]:
+        """Return views of the arrays that make the state, by name."""
+        r = self.base_rank
+        return {'base_a': self.inputs[:r], 'base_b': self.outputs[:r],
+                'base_momentum': self.momentum[:r], 'gradients': self._gradients,
+                'micro': self.factors[r:], 'micro_momentum': self.momentum[r:]}
+
     def state(self) -> dict[str, np.ndarray]:
         """Return copies of all that was learnt, by name; ``load`` takes them back."""
-        r = self.base_rank
-        return {'base': self.factors[:r].copy(), 'micro': self.factors[r:].copy(),
-                'base_momentum': self.momentum[:r].copy(),
-                'micro_momentum': self.momentum[r:].copy(), 'gradients': self._gradients.copy(),
-                'counts': np.array([self.counts[name] for name in COUNTS], np.int64)}
+        counts = np.array([self.counts[name] for name in COUNTS], np.int64)
+        return {**{name: view.copy() for name, view in self._learnt().items()}, 'counts': counts}
 
-    def load(self, state: dict[str, np.ndarray]) -> None:
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back a ``state``, as a whole; raise ValueError naming an array that does not fit."""
-        own = self.state()
-        for name, expected in own.items():
+        for name, expected in self.state().items():
             if name not in state:
                 raise ValueError(f'{name}: missing from the state of an adapted layer')
             got = np.asarray(state[name])
@@ -187,10 +191,8 @@ class AdaptedLayer:
                 raise ValueError(f'{name}: shape {got.shape}, expected {expected.shape}')
             if not np.isfinite(got).all():
                 raise ValueError(f'{name}: a value is not a finite number')
-        r = self.base_rank
-        self.factors[:r], self.factors[r:] = state['base'], state['micro']
-        self.momentum[:r], self.momentum[r:] = state['base_momentum'], state['micro_momentum']
-        self._gradients[:] = state['gradients']
+        for name, view in self._learnt().items():
+            view[:] = state[name]
         self.counts.update(zip(COUNTS, (int(n) for n in state['counts'])))
         self.mark()
 

@@ -1,6 +1,6 @@
 """The learning signal: what one feedback on one decision says to a softmax head (METHOD section 6).
 
-    h  (K,) the layer's input for that event        p  (C,) what the head gave, softmax of its logits
+    h  (K,) the layer's input for that event       p  (C,) what the head gave, a softmax
     d  the class decided        y  (C,) the target  g  (C,) gradient of the loss in the logits
 
     uncertainty = 1 - |quality|                     reward = quality max(0, 2 - latency_ratio)
