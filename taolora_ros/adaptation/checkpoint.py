@@ -1,49 +1,42 @@
 """What was learnt, kept on disk: versioned, incremental, and whole after a crash at any moment.
 
-    FOLDER/checkpoint.json              the manifest: version, time, model, statistics, blocks
-    FOLDER/LAYER.PART-DIGEST.safetensors   one block: the arrays of one part of one layer
-    FOLDER/lock                         held while reading or writing
+    FOLDER/checkpoint.json       the manifest: version, time, model, statistics, where blocks are
+    FOLDER/DIGEST.safetensors    the blocks that one save wrote, arrays called LAYER.PART/NAME
+    FOLDER/lock                  held while reading or writing
 
 A layer's ``state`` (lora.py) has two parts that change at different times, ``base`` (hourly) and
-``micro`` (with every feedback). A block is named by a digest of its contents, so one that has not
-changed is there already, and one that is there never changes. Saving writes the new blocks, then
-the manifest that names them, each to a temporary file that is flushed to the disk and renamed,
-and then the folder's entries to the disk; only then are blocks that it does not name removed.
-Until the manifest is renamed the old one holds, with all of its blocks.
-
-The factors of the base, A^T and B, are float16, each row (a rank) with a power of two of its own
-that brings its largest number to 1/2..1: nothing overflows, and what is within 2^14 of the largest
-keeps 11 bits. All else is as in memory. Version 1 had no powers of two: numbers below 2^-14, as B
-has when little was learnt, lost precision.
+``micro`` (with every feedback); each is a block. Saving writes the blocks whose digest is not in
+the manifest to one new file, then the manifest that names it; both first under a temporary name,
+flushed to the disk and renamed, and the folder's entries flushed too. Only then are files removed
+of which no block is left. Until the manifest is renamed the old one holds, with all its blocks. A
+file is named by the digest of its contents, so damage is found. Old blocks never take more room
+than live ones: before they do, all are written anew. What a block holds: blocks.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as parse_block
-from safetensors.numpy import save as format_block
+
+from taolora_ros.adaptation.blocks import (
+    State, digest_of, digest_of_bytes, format_blocks, make_blocks, parse_blocks, restore_block)
 
 FORMAT = 'taolora_adaptation'
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # 1 knew no powers of two, see blocks.py
 MANIFEST, LOCK, ENDING, PARTIAL = 'checkpoint.json', 'lock', '.safetensors', '.partial'
-HALVED = ('base_a', 'base_b')  # what is kept in float16 ...
-POWERS = '{}_power'            # ... and, int8, the power of two of each of its rows
-MAX_BYTES = 256 * 2 ** 20      # of a block or a manifest
-State = Mapping[str, np.ndarray]
+MAX_BYTES = 256 * 2 ** 20      # of a file
+SLACK = 2 ** 16                # bytes of old blocks that are never too many
 
 
 @dataclass(frozen=True)
@@ -85,25 +78,26 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
     Raise OSError as the disk does; ValueError for numbers that cannot be kept, and where there is
     a checkpoint that ``load_checkpoint`` refuses, which is not overwritten.
     """
-    folder = Path(folder)
+    folder, now = Path(folder), datetime.now(timezone.utc)
     _make(folder)
-    blocks = {name: _format(arrays) for name, arrays in _blocks(layers).items()}
-    names = {name: f'{_plain(name)}-{_digest(data)}{ENDING}' for name, data in blocks.items()}
-    now = datetime.now(timezone.utc)
-    manifest = json.dumps({'format': FORMAT, 'version': FORMAT_VERSION, 'time': now.isoformat(),
-                           'model': model, 'layers': list(layers), 'blocks': names,
-                           'statistics': dict(statistics or {})}, indent=1).encode()
+    blocks = make_blocks(layers)
+    digests = {name: digest_of(arrays) for name, arrays in blocks.items()}
     with _locked(folder, fcntl.LOCK_EX):
-        kept = _tidy(folder, model)
-        new = {file: blocks[name] for name, file in names.items()
-               if kept.get(file) != len(blocks[name])}
-        for file, data in new.items():
+        kept = _kept(folder, model, blocks, digests)
+        new = blocks.keys() - kept.keys()
+        data = format_blocks({name: blocks[name] for name in sorted(new)})
+        file = digest_of_bytes(data) + ENDING
+        if new:
             _put(folder / file, data)
-        _flush_entries(folder)  # or a loss of power could keep the manifest without its blocks
+            _flush_entries(folder)  # or a loss of power could keep the manifest without its blocks
+        manifest = json.dumps({
+            'format': FORMAT, 'version': FORMAT_VERSION, 'time': now.isoformat(), 'model': model,
+            'blocks': {name: [kept.get(name, file), digests[name]] for name in blocks},
+            'layers': list(layers), 'statistics': dict(statistics or {})}, indent=1).encode()
         _put(folder / MANIFEST, manifest)
         _flush_entries(folder)
-        _tidy(folder, model)
-    return Saved(now, len(new), len(blocks), sum(map(len, new.values())) + len(manifest))
+        _tidy(folder, {*kept.values(), file})
+    return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest))
 
 
 def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
@@ -118,31 +112,40 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
         return None
     with _locked(folder, fcntl.LOCK_SH):
         manifest = _read_manifest(path, model)
-        layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in manifest['layers']}
-        for name, file in manifest['blocks'].items():
-            arrays = _read_block(folder / file, manifest['version'])
-            layers[name.rpartition('.')[0]].update(arrays)
+        files = {file: _read_blocks(folder / file)
+                 for file in sorted({file for file, _ in manifest['blocks'].values()})}
+    layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in manifest['layers']}
+    for name, (file, _) in manifest['blocks'].items():
+        try:
+            arrays = restore_block(files[file][name], manifest['version'])
+        except KeyError as error:
+            raise ValueError(f'{path}: damaged: {file} does not hold {error} of {name}') from error
+        layers[name.rpartition('.')[0]].update(arrays)
     return Loaded(layers, manifest['statistics'], datetime.fromisoformat(manifest['time']),
                   manifest['version'])
 
 
-def _blocks(layers: Mapping[str, State]) -> dict[str, dict[str, np.ndarray]]:
-    """Split the states of layers into the blocks LAYER.base and LAYER.micro."""
-    blocks: dict[str, dict[str, np.ndarray]] = {}
-    for layer, state in layers.items():
-        for name, array in state.items():
-            part = 'base' if name.startswith('base') or name == 'gradients' else 'micro'
-            blocks.setdefault(f'{layer}.{part}', {})[name] = array
-    return blocks
+def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mapping[str, str]
+          ) -> dict[str, str]:
+    """Return in which files blocks are that have not changed; none when old ones fill the rest.
 
-
-def _tidy(folder: Path, model: str) -> dict[str, int]:
-    """Remove what saving left behind and the manifest does not name; return sizes of the rest.
-
-    Raise ValueError where another model's checkpoint, or one that cannot be read, would be lost.
+    What saving left behind and the manifest does not name is removed. Raise ValueError where a
+    checkpoint of another model, or one that cannot be read, would be lost.
     """
     path = folder / MANIFEST
-    named = set(_read_manifest(path, model)['blocks'].values()) if path.exists() else set()
+    known = _read_manifest(path, model)['blocks'] if path.exists() else {}
+    sizes = _tidy(folder, {file for file, _ in known.values()})
+    kept = {name: file for name, (file, digest) in known.items()
+            if digests.get(name) == digest and file in sizes}
+    size = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in blocks.items()}
+    written = sum(size[name] for name in blocks.keys() - kept.keys())
+    if written + sum(sizes[file] for file in set(kept.values())) > 2 * sum(size.values()) + SLACK:
+        return {}
+    return kept
+
+
+def _tidy(folder: Path, named: Set[str]) -> dict[str, int]:
+    """Remove what saving wrote and is not ``named``; return the sizes of what is."""
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
     for file in sizes.keys() - named:
         if file.endswith((ENDING, PARTIAL)):
@@ -150,38 +153,16 @@ def _tidy(folder: Path, model: str) -> dict[str, int]:
     return {file: sizes[file] for file in named & sizes.keys()}
 
 
-def _format(arrays: dict[str, np.ndarray]) -> bytes:
-    """Return a block's bytes, the base in float16 with its powers of two."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f'{name}: a value is not a finite number and is not kept')
-    for name in HALVED:
-        if name in arrays:
-            _, powers = np.frexp(np.abs(arrays[name]).max(axis=1))    # largest = 1/2..1 * 2^power
-            powers = powers.clip(-127, 127)
-            arrays[name] = np.ldexp(arrays[name], -powers[:, None]).astype(np.float16)
-            arrays[POWERS.format(name)] = powers.astype(np.int8)
-    return format_block(arrays)
-
-
-def _read_block(path: Path, version: int) -> dict[str, np.ndarray]:
-    """Return the arrays of one block; raise ValueError when it is not what the manifest named."""
+def _read_blocks(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the blocks in a file; raise ValueError when they are not what was written."""
     data = _read(path)
-    if not path.name.endswith(f'-{_digest(data)}{ENDING}'):
+    if path.name != digest_of_bytes(data) + ENDING:
         raise ValueError(f'{path}: damaged: its {len(data)} bytes are not those that were saved; '
                          f'remove {path.parent} to begin anew')
     try:
-        arrays = parse_block(data)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: not a safetensors file ({error})') from error
-    for name in HALVED:
-        if name in arrays:
-            arrays[name] = arrays[name].astype(np.float32)
-            if version > 1:
-                powers = arrays.pop(POWERS.format(name))[:, None].astype(np.int32)
-                arrays[name] = np.ldexp(arrays[name], powers)
-    return arrays
+        return parse_blocks(data)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def _read_manifest(path: Path, model: str) -> dict:
@@ -202,7 +183,7 @@ def _read_manifest(path: Path, model: str) -> dict:
         raise ValueError(f"{path}: learnt for {manifest.get('model')!r:.99}, not for {model!r}")
     try:
         datetime.fromisoformat(manifest['time'])
-        for name, file in manifest['blocks'].items():
+        for name, (file, _) in manifest['blocks'].items():
             if name.rpartition('.')[0] not in manifest['layers'] or Path(file).name != file:
                 raise KeyError(name)
         if not isinstance(manifest['statistics'], dict):
@@ -254,10 +235,6 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
     with open(folder / LOCK, 'ab') as file:
         fcntl.flock(file, how)
         yield
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _plain(name: str) -> str:

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from taolora_ros.adaptation.checkpoint import Saved, State, save_checkpoint
+from taolora_ros.adaptation.blocks import State
+from taolora_ros.adaptation.checkpoint import Saved, save_checkpoint
 
 
 class Saver:
