@@ -24,6 +24,7 @@ setup(
     # Named one by one: find_packages() does not follow the symlink to kernels.
     packages=[
         NAME,
+        f'{NAME}.adaptation',
         f'{NAME}.bench',
         f'{NAME}.comparators',
         f'{NAME}.engine',

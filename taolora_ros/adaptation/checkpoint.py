@@ -1,0 +1,242 @@
+"""What was learnt, kept on disk: versioned, incremental, and whole after a crash at any moment.
+
+    FOLDER/checkpoint.json       the manifest: version, time, model, statistics, where blocks are
+    FOLDER/DIGEST.safetensors    the blocks that one save wrote, arrays called LAYER.PART/NAME
+    FOLDER/lock                  held while reading or writing
+
+A layer's ``state`` (lora.py) has two parts that change at different times, ``base`` (hourly) and
+``micro`` (with every feedback); each is a block. Saving writes the blocks whose digest is not in
+the manifest to one new file, then the manifest that names it; both first under a temporary name,
+flushed to the disk and renamed, and the folder's entries flushed too. Only then are files removed
+of which no block is left. Until the manifest is renamed the old one holds, with all its blocks. A
+file is named by the digest of its contents, so damage is found. Old blocks never take more room
+than live ones: before they do, all are written anew. What a block holds: blocks.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from taolora_ros.adaptation.blocks import (
+    State, digest_of, digest_of_bytes, format_blocks, make_blocks, parse_blocks, restore_block)
+
+FORMAT = 'taolora_adaptation'
+FORMAT_VERSION = 2  # 1 knew no powers of two, see blocks.py
+MANIFEST, LOCK, ENDING, PARTIAL = 'checkpoint.json', 'lock', '.safetensors', '.partial'
+MAX_BYTES = 256 * 2 ** 20      # of a file
+SLACK = 2 ** 16                # bytes of old blocks that are never too many
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One save that is on the disk: when, how many blocks and bytes had to be written."""
+
+    time: datetime
+    written: int
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint held: the states of layers by name, and statistics."""
+
+    layers: dict[str, dict[str, np.ndarray]]
+    statistics: dict
+    time: datetime
+    version: int
+
+
+def checkpoint_folder(model: str, robot: str = '', root: str | Path | None = None) -> Path:
+    """Return the folder of one robot's checkpoint of one model.
+
+    ``root`` is by default $ROS_HOME/taolora, else ~/.ros/taolora; ``robot`` the host's name.
+    Characters that a file name should not have become '_'.
+    """
+    if root is None:
+        root = Path(os.environ.get('ROS_HOME') or Path.home() / '.ros') / 'taolora'
+    return Path(root).expanduser() / _plain(robot or socket.gethostname()) / _plain(model)
+
+
+def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
+                    statistics: Mapping | None = None) -> Saved:
+    """Write ``layers`` (name: state) and ``statistics`` (JSON) to ``folder``, made if need be.
+
+    ``model`` says for what network it was learnt. When this returns, all of it is on the disk.
+    Raise OSError as the disk does; ValueError for numbers that cannot be kept, and where there is
+    a checkpoint that ``load_checkpoint`` refuses, which is not overwritten.
+    """
+    folder, now = Path(folder), datetime.now(timezone.utc)
+    _make(folder)
+    blocks = make_blocks(layers)
+    digests = {name: digest_of(arrays) for name, arrays in blocks.items()}
+    with _locked(folder, fcntl.LOCK_EX):
+        kept = _kept(folder, model, blocks, digests)
+        new = blocks.keys() - kept.keys()
+        data = format_blocks({name: blocks[name] for name in sorted(new)})
+        file = digest_of_bytes(data) + ENDING
+        if new:
+            _put(folder / file, data)
+            _flush_entries(folder)  # or a loss of power could keep the manifest without its blocks
+        manifest = json.dumps({
+            'format': FORMAT, 'version': FORMAT_VERSION, 'time': now.isoformat(), 'model': model,
+            'blocks': {name: [kept.get(name, file), digests[name]] for name in blocks},
+            'layers': list(layers), 'statistics': dict(statistics or {})}, indent=1).encode()
+        _put(folder / MANIFEST, manifest)
+        _flush_entries(folder)
+        _tidy(folder, {*kept.values(), file})
+    return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest))
+
+
+def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
+    """Return what is kept in ``folder``, None when nothing ever was.
+
+    Raise ValueError, naming the file, when it is damaged, of a newer version, or was learnt for
+    another model.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    with _locked(folder, fcntl.LOCK_SH):
+        manifest = _read_manifest(path, model)
+        files = {file: _read_blocks(folder / file)
+                 for file in sorted({file for file, _ in manifest['blocks'].values()})}
+    layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in manifest['layers']}
+    for name, (file, _) in manifest['blocks'].items():
+        try:
+            arrays = restore_block(files[file][name], manifest['version'])
+        except KeyError as error:
+            raise ValueError(f'{path}: damaged: {file} does not hold {error} of {name}') from error
+        layers[name.rpartition('.')[0]].update(arrays)
+    return Loaded(layers, manifest['statistics'], datetime.fromisoformat(manifest['time']),
+                  manifest['version'])
+
+
+def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mapping[str, str]
+          ) -> dict[str, str]:
+    """Return in which files blocks are that have not changed; none when old ones fill the rest.
+
+    What saving left behind and the manifest does not name is removed. Raise ValueError where a
+    checkpoint of another model, or one that cannot be read, would be lost.
+    """
+    path = folder / MANIFEST
+    known = _read_manifest(path, model)['blocks'] if path.exists() else {}
+    sizes = _tidy(folder, {file for file, _ in known.values()})
+    kept = {name: file for name, (file, digest) in known.items()
+            if digests.get(name) == digest and file in sizes}
+    size = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in blocks.items()}
+    written = sum(size[name] for name in blocks.keys() - kept.keys())
+    if written + sum(sizes[file] for file in set(kept.values())) > 2 * sum(size.values()) + SLACK:
+        return {}
+    return kept
+
+
+def _tidy(folder: Path, named: Set[str]) -> dict[str, int]:
+    """Remove what saving wrote and is not ``named``; return the sizes of what is."""
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    for file in sizes.keys() - named:
+        if file.endswith((ENDING, PARTIAL)):
+            (folder / file).unlink()
+    return {file: sizes[file] for file in named & sizes.keys()}
+
+
+def _read_blocks(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the blocks in a file; raise ValueError when they are not what was written."""
+    data = _read(path)
+    if path.name != digest_of_bytes(data) + ENDING:
+        raise ValueError(f'{path}: damaged: its {len(data)} bytes are not those that were saved; '
+                         f'remove {path.parent} to begin anew')
+    try:
+        return parse_blocks(data)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def _read_manifest(path: Path, model: str) -> dict:
+    """Return the manifest with all that is expected in it; raise ValueError otherwise."""
+    try:
+        manifest = json.loads(_read(path))
+        known = isinstance(manifest, dict) and manifest.get('format') == FORMAT
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        known = False
+    if not known:
+        raise ValueError(f'{path}: damaged, or not a checkpoint of an adaptation; remove '
+                         f'{path.parent} to begin anew')
+    version = manifest.get('version')
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(f'{path}: version {version!r:.60}; this taolora_ros reads up to '
+                         f'{FORMAT_VERSION}, install a newer one')
+    if manifest.get('model') != model:
+        raise ValueError(f"{path}: learnt for {manifest.get('model')!r:.99}, not for {model!r}")
+    try:
+        datetime.fromisoformat(manifest['time'])
+        for name, (file, _) in manifest['blocks'].items():
+            if name.rpartition('.')[0] not in manifest['layers'] or Path(file).name != file:
+                raise KeyError(name)
+        if not isinstance(manifest['statistics'], dict):
+            raise KeyError('statistics')
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f'{path}: damaged: {error!r:.99} is missing or wrong') from error
+    return manifest
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f'{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are right')
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: missing; remove {path.parent} to begin anew') from error
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, on the disk too."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in new:
+        _flush_entries(one.parent)
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, and its contents on the disk."""
+    partial = path.with_name(path.name + PARTIAL)
+    with open(partial, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _flush_entries(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold the folder's lock, shared or alone; the system lets go of it when a process dies."""
+    with open(folder / LOCK, 'ab') as file:
+        fcntl.flock(file, how)
+        yield
+
+
+def _plain(name: str) -> str:
+    """Return a file name for any text."""
+    return re.sub(r'[^\w.-]', '_', name.strip('/')).lstrip('.') or '_'

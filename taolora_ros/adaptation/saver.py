@@ -1,0 +1,74 @@
+"""Saving while the network runs: a thread writes what it is given, nobody waits for the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from taolora_ros.adaptation.blocks import State
+from taolora_ros.adaptation.checkpoint import Saved, save_checkpoint
+
+
+class Saver:
+    """Write states to one folder, one after the other, in a thread of its own.
+
+    ``save`` returns at once. While one state is being written the next waits; a newer one takes
+    its place, so that nothing piles up. ``last`` is the last save that is on the disk, ``error``
+    why the last attempt failed, None when it did not. To be closed in the end.
+    """
+
+    def __init__(self, folder: str | Path, model: str):
+        self.folder, self.model = Path(folder), model
+        self.last: Saved | None = None
+        self.error: str | None = None
+        self._changed = threading.Condition()
+        self._waiting: tuple[Mapping[str, State], Mapping] | None = None
+        self._busy = self._closed = False
+        self._thread = threading.Thread(target=self._write, name='save_adaptation', daemon=True)
+        self._thread.start()
+
+    def save(self, layers: Mapping[str, State], statistics: Mapping | None = None) -> None:
+        """Have ``layers`` (states, which are not changed any more) written soon.
+
+        Raise ValueError after ``close``.
+        """
+        with self._changed:
+            if self._closed:
+                raise ValueError(f'{self.folder}: already closed, nothing more can be saved')
+            self._waiting = (layers, statistics or {})
+            self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all is written or ``timeout`` seconds have passed; tell which.
+
+        True also when writing failed, see ``error``.
+        """
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._waiting is None and not self._busy, timeout)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Write what waits, then end the thread; tell whether it did so within ``timeout``."""
+        done = self.flush(timeout)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return done
+
+    def _write(self) -> None:
+        """Write what comes until closed; the thread's function."""
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting is not None or self._closed)
+                if self._waiting is None:
+                    return
+                (layers, statistics), self._waiting, self._busy = self._waiting, None, True
+            try:
+                self.last = save_checkpoint(self.folder, self.model, layers, statistics)
+                self.error = None
+            except Exception as error:  # whatever it is, it is told, and the next may succeed
+                self.error = f'{self.folder}: not saved: {error}'

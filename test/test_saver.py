@@ -1,0 +1,55 @@
+"""Saving in the background: nobody waits, the newest state wins, failures are told."""
+
+import threading
+import time
+
+import pytest
+from endless_saver import states
+
+from taolora_ros.adaptation import saver as module
+from taolora_ros.adaptation.checkpoint import load_checkpoint
+from taolora_ros.adaptation.saver import Saver
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Let saving wait until told to go on; list what was begun."""
+    begun, go_on, real = [], threading.Event(), module.save_checkpoint
+
+    def save(folder, model, layers, statistics):
+        begun.append(statistics['n'])
+        assert go_on.wait(10.0)
+        return real(folder, model, layers, statistics)
+    monkeypatch.setattr(module, 'save_checkpoint', save)
+    return begun, go_on
+
+
+def test_saving_keeps_nobody_waiting_and_the_newest_state_wins(tmp_path, slow):
+    begun, go_on = slow
+    saver, start = Saver(tmp_path, 'm'), time.monotonic()
+    for n in range(1, 6):
+        saver.save(states(n), {'n': n})
+        while not begun:
+            time.sleep(0.001)
+    assert time.monotonic() - start < 1.0 and saver.last is None
+    assert not saver.flush(0.01)
+    go_on.set()
+    assert saver.close(10.0)
+    assert begun == [1, 5]
+    assert load_checkpoint(tmp_path, 'm').statistics == {'n': 5}
+    assert saver.last.time == load_checkpoint(tmp_path, 'm').time
+    with pytest.raises(ValueError, match='already closed'):
+        saver.save(states(6))
+
+
+def test_a_failure_is_told_and_the_next_save_succeeds(tmp_path):
+    folder = tmp_path / 'a'
+    folder.write_text('not a folder')
+    saver = Saver(folder, 'm')
+    saver.save(states(1))
+    assert saver.flush(10.0)
+    assert str(folder) in saver.error and saver.last is None
+    folder.unlink()
+    saver.save(states(2), {'n': 2})
+    assert saver.close(10.0) and saver.error is None and saver.last.blocks == 4
+    assert load_checkpoint(folder, 'm').statistics == {'n': 2}
