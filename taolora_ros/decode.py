@@ -8,6 +8,7 @@ further than a few tokens. Positions are in samples since the start of the segme
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Tokens:
     ``centre`` (n,) in samples since ``start_ns``, the segment's start; ``probability`` (n, K),
     ``offset`` (n,) in patches from a token's start, ``gate`` (n,) and ``valid`` (n,) bool.
     ``magnitude`` (L,) is the norm of acceleration in g of the whole window, which ends before
-    sample ``end``.
+    sample ``end``. ``embedding`` (n, D) is what the head read, None when the engine keeps none.
     """
 
     start_ns: int
@@ -76,6 +77,15 @@ class Tokens:
     refractory: float
     end: int = 0
     magnitude: np.ndarray | None = None
+    embedding: np.ndarray | None = None
+
+
+class Memory(Protocol):
+    """What is told by a detector of all that it decides."""
+
+    def decided(self, tokens: Tokens, events: list[Event]) -> None:
+        """Take decided tokens and the events that became certain with them."""
+        ...
 
 
 def biased(probability: float, bias: float) -> float:

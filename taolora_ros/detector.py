@@ -18,7 +18,7 @@ import numpy as np
 from taolora_ros.alarms import AlarmDecoder
 from taolora_ros.anomaly import AnomalyMonitor
 from taolora_ros.beats import BeatDecoder
-from taolora_ros.decode import Anomaly, Event, Tokens
+from taolora_ros.decode import Anomaly, Event, Memory, Tokens
 from taolora_ros.features import feature_names
 from taolora_ros.gate import Gate
 from taolora_ros.samples import Samples
@@ -54,6 +54,7 @@ class Detector:
         self.engine = engine
         self.name = name
         self.recorder = recorder
+        self.memory: Memory | None = None  # is told of all tokens and events, to learn from
         self._gate = Gate(spec)
         self.settings = settings or Settings.default(spec)
         self._stream = Stream(spec)
@@ -154,11 +155,13 @@ class Detector:
         """Decide ``windows``, in the order of ``due``, by their scores; return what happened."""
         results = []
         for i, window in enumerate(windows):
+            events = []
             if window.start_ns != self._segment_ns:
-                results += self._decoder.finish()
+                events += self._decoder.finish()
                 self._segment_ns, self._decided = window.start_ns, 0.0
-            tokens = self._decidable(window, scores.probability[i], scores.offset[i])
-            results += self._decoder.push(tokens)
+            tokens = self._decidable(window, scores, i)
+            events += self._decoder.push(tokens)
+            results += events
             judged = window.end >= self.spec.window and window.valid.all()
             if judged:
                 results += self.anomalies.push(window.stamp_ns, scores.anomaly[i],
@@ -169,8 +172,12 @@ class Detector:
                     window, tokens, self._decoder.scores(),
                     self.anomalies.scores if judged else None)
             if window.final:
-                results += self._decoder.finish()
+                last = self._decoder.finish()
+                results += last
+                events += last
                 self._segment_ns = None
+            if self.memory:
+                self.memory.decided(tokens, events)
         return results
 
     def process(self, samples: Samples) -> list[Event | Anomaly]:
@@ -247,8 +254,8 @@ class Detector:
             track.gated = len(segment)
         del self._stream.segments[:-1]  # tracks hold the others until they are decided
 
-    def _decidable(self, window: Window, probability: np.ndarray, offset: np.ndarray) -> Tokens:
-        """Return the tokens of a window that are old enough and were not decided before."""
+    def _decidable(self, window: Window, scores: Scores, i: int) -> Tokens:
+        """Return the tokens of window i that are old enough and were not decided before."""
         spec, settings = self.spec, window.settings
         centre = window.end - spec.window + (np.arange(spec.tokens) + 0.5) * spec.patch  # (T,)
         until = window.end - (0.0 if window.final else settings.delay * spec.rate)
@@ -260,9 +267,11 @@ class Detector:
         magnitude = None
         if 'acc_norm' in feature_names(spec):
             magnitude = window.features[:, feature_names(spec).index('acc_norm')] + 1.0
-        return Tokens(window.start_ns, centre[new], probability[new], offset[new],
-                      window.gate[new], window.valid[new], settings.event_threshold,
-                      settings.refractory, window.end, magnitude)
+        embedding = None if scores.embedding is None else scores.embedding[i][new]
+        return Tokens(window.start_ns, centre[new], scores.probability[i][new],
+                      scores.offset[i][new], window.gate[new], window.valid[new],
+                      settings.event_threshold, settings.refractory, window.end, magnitude,
+                      embedding)
 
     def _run(self) -> list[Event | Anomaly]:
         """Run all that is due through the detector's own engine."""

@@ -117,15 +117,21 @@ class TaoNetwork(nn.Module):
         ``gates`` (B, T) bool opens the transient path per token; None opens it everywhere. It
         has no effect on a network in full precision.
         """
-        batch = len(windows)
-        shape = (batch, self.tokens)
+        return self.read(self.encode(windows, gates))
+
+    def encode(self, windows: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Return what the heads read, the normed tokens (B, T, D); arguments as for forward."""
+        shape = (len(windows), self.tokens)
         rows = None if gates is None else gates.flatten().nonzero().squeeze(1)
         x = self.embed(self.patches(windows).flatten(0, 1))        # (B*T, D)
         for block in self.blocks:
             x = block(x, shape, rows)
-        x = self.norm(x)
-        out = self.head(x).view(*shape, -1)                        # (B, T, K + 1)
-        rebuilt = self.rebuild(self.squeeze(x)).view(*shape, -1)   # (B, T, P * F)
+        return self.norm(x).view(*shape, -1)                       # (B, T, D)
+
+    def read(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what forward does of encoded tokens (B, T, D)."""
+        out = self.head(tokens)                                    # (B, T, K + 1)
+        rebuilt = self.rebuild(self.squeeze(tokens))               # (B, T, P * F)
         offset = (1 + 2 * OFFSET_MARGIN) * out[..., -1].sigmoid() - OFFSET_MARGIN
         return out[..., :-1], offset, rebuilt
 

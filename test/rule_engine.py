@@ -4,17 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from taolora_ros.engine import Scores
 from taolora_ros.evaluation.detection import Candidate, changed_settings
 from taolora_ros.spec import SPECS
 
 SURE = 0.98
-
-
-@dataclass(frozen=True)
-class Scores:
-    probability: np.ndarray
-    offset: np.ndarray
-    anomaly: np.ndarray
 
 
 class RuleEngine:

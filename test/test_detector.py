@@ -1,5 +1,4 @@
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from taolora_ros.decode import END, START
 from taolora_ros.detector import Anomaly, Detector, Event, Settings
+from taolora_ros.engine import Scores
 from taolora_ros.samples import Samples
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 from taolora_ros.window import gap_margin
@@ -26,9 +26,9 @@ class Peaks:
 
     def run(self, windows, gates):
         t, k = self.spec.tokens, len(self.spec.classes)
-        out = SimpleNamespace(probability=np.zeros((len(windows), t, k), np.float32),
-                              offset=np.zeros((len(windows), t), np.float32),
-                              anomaly=np.abs(windows).max(1) / 2)
+        out = Scores(probability=np.zeros((len(windows), t, k), np.float32),
+                     offset=np.zeros((len(windows), t), np.float32),
+                     anomaly=np.abs(windows).max(1) / 2)
         for b, window in enumerate(windows):
             size = np.abs(window[:, 3 if self.spec.kind == 'imu' else 0])
             if self.spec.kind == 'ecg':

@@ -83,7 +83,8 @@ class Arrays:
 
     def __init__(self):
         self._kept: list[np.ndarray] = []
-        self.lora: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by layer, padded
+        # What may be adapted, by its name in the network: views of what the structures point to.
+        self.adaptable: dict[str, np.ndarray] = {}
 
     def floats(self, array) -> Floats:
         """Return a pointer to ``array`` as it is, float32 and contiguous from now on."""
@@ -91,11 +92,12 @@ class Arrays:
         self._kept.append(array)
         return array.ctypes.data_as(Floats)
 
-    def dense(self, layer) -> Dense:
+    def dense(self, name: str, layer) -> Dense:
         """Return a torch linear layer in full precision."""
-        weight = layer.weight.detach().numpy().T
-        return Dense(*weight.shape, self.floats(pad(weight)),
-                     self.floats(pad(layer.bias.detach().numpy())))
+        k, n = layer.in_features, layer.out_features
+        weight, bias = pad(layer.weight.detach().numpy().T), pad(layer.bias.detach().numpy())
+        self.adaptable |= {f'{name}.weight': weight[:, :n].T, f'{name}.bias': bias[:n]}
+        return Dense(k, n, self.floats(weight), self.floats(bias))
 
     def linear(self, name: str, layer: TaoLinear) -> Linear:
         """Return an INT4 layer; raise ValueError when it cannot be run."""
@@ -111,8 +113,9 @@ class Arrays:
         inverse = layer.x_inv.numpy()
         bias = np.zeros(n) if layer.bias is None else layer.bias.detach().numpy()
         a, b = pad(layer.lora_a.numpy()), pad(layer.lora_b.numpy())
-        self.lora[name] = a, b
-        return Linear(k, n, groups, weight.shape[2], low, high, len(b), layer.buffer == 'residual',
+        rank = len(b)
+        self.adaptable |= {f'{name}.lora_a': a[:, :rank], f'{name}.lora_b': b[:, :n]}
+        return Linear(k, n, groups, weight.shape[2], low, high, rank, layer.buffer == 'residual',
                       weight.ctypes.data_as(Bytes), self.floats(pad(layer.w_scale.numpy())),
                       self.floats(inverse), self.floats(1 / inverse), self.floats(pad(bias)),
                       self.floats(a), self.floats(b))

@@ -41,7 +41,7 @@ def load(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         raise RuntimeError(f'{path}: {error}') from error
     floats, octets, number = layout.Floats, layout.Bytes, ctypes.c_int32
     library.taolora_run.argtypes = [ctypes.POINTER(layout.Network), number, floats, octets,
-                                    floats, floats, floats, floats]
+                                    floats, floats, floats, floats, floats]
     library.taolora_linear.argtypes = [ctypes.POINTER(layout.Linear), number, octets, floats,
                                        floats, floats]
     library.taolora_run.restype = library.taolora_linear.restype = None

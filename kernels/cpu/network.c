@@ -319,14 +319,13 @@ static int64_t lay_out(const Network *net, float *base, Room *room)
     return room->rest + at_least(one, at_least(two, three)) - base;
 }
 
-/* Probability, offset and the square errors of rebuilding of a tile of tokens. */
-static void heads(const Network *net, int rows, const float *patches, const float *x, const Room *room,
+/* Probability, offset and the square errors of rebuilding of a tile of tokens, normed before. */
+static void heads(const Network *net, int rows, const float *patches, const Room *room,
                   float *probability, float *offset, float *anomaly)
 {
     int pixels = net->patch * net->features, classes = net->classes, few = PAD(classes + 1);
     int stride = PAD(net->width), narrow = PAD(net->bottleneck), wide = PAD(pixels);
     float *out = room->rest, *squeezed = out + ROWS * few, *rebuilt = squeezed + ROWS * narrow;
-    layer_norm(rows, net->width, net->norm, net->epsilon, x, stride, room->normal, stride);
     dense(&net->head, rows, room->normal, stride, out, few);
     dense(&net->squeeze, rows, room->normal, stride, squeezed, narrow);
     dense(&net->rebuild, rows, squeezed, narrow, rebuilt, wide);
@@ -374,11 +373,12 @@ static void run_block(const Network *net, const Block *block, const uint8_t *ope
 }
 
 /* Score windows (B, T * patch, features) with gates (B, T): probability (B, T, classes),
- * offset (B, T), anomaly (B, features). base: taolora_room floats. */
+ * offset (B, T), anomaly (B, features), and unless it is NULL embedding (B, T, D), what the head
+ * read. base: taolora_room floats. */
 void taolora_run(const Network *net, int32_t windows, const float *x, const uint8_t *gates,
-                 float *base, float *probability, float *offset, float *anomaly)
+                 float *base, float *probability, float *offset, float *anomaly, float *embedding)
 {
-    int pixels = net->patch * net->features, tokens = net->tokens;
+    int pixels = net->patch * net->features, tokens = net->tokens, width = net->width;
     Room room;
     lay_out(net, base, &room);
     for (int i = 0; i < windows; i++, x += tokens * pixels, gates += tokens, anomaly += net->features) {
@@ -388,8 +388,11 @@ void taolora_run(const Network *net, int32_t windows, const float *x, const uint
             run_block(net, net->block + j, gates, &room);
         for (int t = 0; t < tokens; t += ROWS) {
             int rows = tokens - t < ROWS ? tokens - t : ROWS;
-            heads(net, rows, x + t * pixels, room.x + t * PAD(net->width), &room, probability, offset,
-                  anomaly);
+            layer_norm(rows, width, net->norm, net->epsilon, room.x + t * PAD(width), PAD(width),
+                       room.normal, PAD(width));
+            heads(net, rows, x + t * pixels, &room, probability, offset, anomaly);
+            for (int m = 0; embedding && m < rows; m++, embedding += width)
+                memcpy(embedding, room.normal + m * PAD(width), sizeof(float) * width);
             probability += rows * net->classes;
             offset += rows;
         }

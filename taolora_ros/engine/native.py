@@ -8,11 +8,12 @@ an activation that lies on the border of two codes may get the other one now and
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from ctypes import POINTER, byref, c_float, c_uint8
 
 import numpy as np
 
-from taolora_ros.engine.interface import Scores
+from taolora_ros.engine.interface import Scores, adaptable, check_changes, check_names
 from taolora_ros.kernels.cpu import layout
 from taolora_ros.kernels.cpu.library import load
 from taolora_ros.model_file import Model
@@ -36,7 +37,10 @@ class NativeEngine:
         self._library = load(flags)
         self.instructions = self._library.taolora_isa().decode()
         self._room = np.empty(self._library.taolora_room(byref(self._network)), np.float32)
-        self._lock = threading.Lock()  # there is one room
+        self._lock = threading.Lock()  # there is one room, and weights change between two runs
+        self._adaptable = {name: array for name, array in self._arrays.adaptable.items()
+                           if adaptable(name)}
+        self.keeps_embedding = False
         self._shape = (spec.window, model.network.features)
         self._tokens, self._classes = spec.tokens, len(spec.classes)
 
@@ -51,12 +55,28 @@ class NativeEngine:
         probability = np.empty((batch, self._tokens, self._classes), np.float32)
         offset = np.empty((batch, self._tokens), np.float32)
         anomaly = np.empty((batch, self._shape[1]), np.float32)
+        embedding = None
+        if self.keeps_embedding:
+            embedding = np.empty((batch, self._tokens, self._network.width), np.float32)
         with self._lock:
             self._library.taolora_run(
                 byref(self._network), batch, _floats(windows),
                 gates.ctypes.data_as(POINTER(c_uint8)), _floats(self._room),
-                _floats(probability), _floats(offset), _floats(anomaly))
-        return Scores(probability, offset, anomaly)
+                _floats(probability), _floats(offset), _floats(anomaly),
+                None if embedding is None else _floats(embedding))
+        return Scores(probability, offset, anomaly, embedding)
+
+    def read_weights(self, *names: str) -> dict[str, np.ndarray]:
+        """Return copies of weights that may be adapted; raise ValueError for other names."""
+        check_names(names, self._adaptable)
+        return {name: self._adaptable[name].copy() for name in names}
+
+    def write_weights(self, changes: Mapping[str, np.ndarray]) -> None:
+        """Copy other values into weights between two runs; errors as the interface says."""
+        check_changes(changes, {name: array.shape for name, array in self._adaptable.items()})
+        with self._lock:
+            for name, value in changes.items():
+                self._adaptable[name][:] = value
 
 
 def _floats(array: np.ndarray) -> layout.Floats:
@@ -88,6 +108,6 @@ def _network(model: Model, arrays: layout.Arrays) -> layout.Network:
         spec.patch, network.features, shape.bottleneck, len(blocks), network.norm.eps,
         OFFSET_MARGIN, norm(network.norm), arrays.floats(np.stack(turns)),
         arrays.floats(model.anomaly_scale),
-        *[arrays.dense(layer) for layer in
-          (network.embed, network.head, network.squeeze, network.rebuild)],
+        *[arrays.dense(name, getattr(network, name))
+          for name in ('embed', 'head', 'squeeze', 'rebuild')],
         (layout.Block * len(blocks))(*blocks))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.engine.interface import Scores
+from taolora_ros.engine.interface import Scores, adaptable, check_changes, check_names
 from taolora_ros.model_file import Model
 
 
@@ -35,6 +38,10 @@ class ReferenceEngine:
         spec = model.spec
         self._shape = (spec.window, self._network.features)
         self._tokens = spec.tokens
+        self.keeps_embedding = False
+        self._adaptable = {name: tensor for name, tensor in self._network.state_dict().items()
+                           if adaptable(name)}  # shares memory with the network
+        self._lock = threading.Lock()  # a run and a change of weights exclude each other
 
     @torch.inference_mode()
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
@@ -44,10 +51,26 @@ class ReferenceEngine:
                              f'(B, {self._shape[0]}, {self._shape[1]}) and (B, {self._tokens})')
         x = torch.as_tensor(windows, dtype=torch.float32, device=self._device)
         open_tokens = torch.as_tensor(gates, dtype=torch.bool, device=self._device)
-        logits, offset, rebuilt = self._network(x, open_tokens)
+        with self._lock:
+            tokens = self._network.encode(x, open_tokens)
+            logits, offset, rebuilt = self._network.read(tokens)
         errors = rebuild_error(self._network.patches(x), rebuilt, self._network.features)
         return Scores(logits.softmax(-1).cpu().numpy(), offset.cpu().numpy(),
-                      (errors / self._anomaly_scale).cpu().numpy())
+                      (errors / self._anomaly_scale).cpu().numpy(),
+                      tokens.cpu().numpy() if self.keeps_embedding else None)
+
+    def read_weights(self, *names: str) -> dict[str, np.ndarray]:
+        """Return copies of weights that may be adapted; raise ValueError for other names."""
+        check_names(names, self._adaptable)
+        return {name: self._adaptable[name].float().cpu().numpy().copy() for name in names}
+
+    @torch.inference_mode()
+    def write_weights(self, changes: Mapping[str, np.ndarray]) -> None:
+        """Copy other values into weights between two runs; errors as the interface says."""
+        check_changes(changes, {name: t.shape for name, t in self._adaptable.items()})
+        with self._lock:
+            for name, value in changes.items():
+                self._adaptable[name].copy_(torch.as_tensor(value))
 
 
 def rebuild_error(patches: Tensor, rebuilt: Tensor, features: int) -> Tensor:
