@@ -86,6 +86,11 @@ class Arrays:
         # What may be adapted, by its name in the network: views of what the structures point to.
         self.adaptable: dict[str, np.ndarray] = {}
 
+    @property
+    def bytes(self) -> int:
+        """Return the size of all of them."""
+        return sum(array.nbytes for array in self._kept)
+
     def floats(self, array) -> Floats:
         """Return a pointer to ``array`` as it is, float32 and contiguous from now on."""
         array = np.ascontiguousarray(array, np.float32)

@@ -27,14 +27,18 @@ NATIVE = {'x86_64': '-march=native', 'aarch64': '-mcpu=native'}
 TIMEOUT = 120.0  # s
 
 
-def load(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """Return `network.c`, compiled with more ``flags`` if any; raise RuntimeError saying why not."""
+def load(flags: tuple[str, ...] = (), folder: Path | None = None) -> ctypes.CDLL:
+    """Return `network.c`, compiled with more ``flags``, kept in ``folder`` or where it may be.
+
+    Raise RuntimeError saying why it cannot be.
+    """
     program = compiler()
     given = (*FLAGS, *filter(None, [NATIVE.get(platform.machine())]), *flags)
     name = f'network-{_key(program, given)}.so'
-    path = next((folder / name for folder in _folders() if _ours(folder / name)), None)
+    folders = [folder] if folder else _folders()
+    path = next((place / name for place in folders if _ours(place / name)), None)
     if path is None:
-        path = _compile(program, given, name)
+        path = _compile(program, given, folders, name)
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -97,9 +101,9 @@ def _ours(path: Path) -> bool:
         return False
 
 
-def _compile(compiler: str, flags: tuple[str, ...], name: str) -> Path:
+def _compile(compiler: str, flags: tuple[str, ...], folders: list[Path], name: str) -> Path:
     problem = ''
-    for folder in _folders():
+    for folder in folders:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, partial = tempfile.mkstemp('.so', dir=folder)

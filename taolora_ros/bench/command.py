@@ -15,6 +15,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
              _ingest),
             ('node', 'latency, CPU, losses and waiting times of the node under load', _add_node,
              _node),
+            ('cpu', 'one window on one core, beside torch and onnxruntime', _add_cpu, _cpu),
             ('adaptation', 'what learning from one feedback costs, and saving what was learnt',
              _add_adaptation, _adaptation),
             ('soak', 'memory, threads, CPU and losses of the node over a long time', _add_soak,
@@ -37,6 +38,17 @@ def _add_node(bench: argparse.ArgumentParser) -> None:
                        help="seconds between windows; default: the model's")
     bench.add_argument('--case', metavar='STREAMSxHZ', action='append', type=_case,
                        help='such as 8x1000, may be repeated; default: 1x100, 1x1000 and 8x1000')
+
+
+def _add_cpu(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(needs_ros=False)
+    bench.add_argument('--model', default='ecg_beats',
+                       help='model file or name of a shipped one (default ecg_beats)')
+    bench.add_argument('--windows', type=_count, default=200,
+                       help='windows of each way in a round (default 200)')
+    bench.add_argument('--rounds', type=_count, default=5, help='rounds (default 5)')
+    bench.add_argument('--peers', action=argparse.BooleanOptionalAction, default=True,
+                       help='measure torch (compiled for minutes) and onnxruntime, too')
 
 
 def _add_adaptation(bench: argparse.ArgumentParser) -> None:
@@ -73,6 +85,12 @@ def _node(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import node
     result = node.measure(args.seconds, args.hop, args.case or node.CASES, report)
     return result, node.table(result)
+
+
+def _cpu(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from taolora_ros.bench import cpu
+    result = cpu.measure(args.model, args.windows, args.rounds, args.peers, report)
+    return result, cpu.table(result)
 
 
 def _adaptation(args: argparse.Namespace, report) -> tuple[dict, object]:

@@ -44,6 +44,11 @@ class NativeEngine:
         self._shape = (spec.window, model.network.features)
         self._tokens, self._classes = spec.tokens, len(spec.classes)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Return the size of all weights as they lie in memory."""
+        return self._arrays.bytes
+
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
         """Score windows (B, L, F) with gates (B, T); raise ValueError for other shapes."""
         if windows.shape[1:] != self._shape or gates.shape != (len(windows), self._tokens):
