@@ -4,7 +4,9 @@ import ctypes
 import dataclasses
 import logging
 import os
+import shutil
 import stat
+import subprocess
 from ctypes import byref
 from pathlib import Path
 
@@ -166,6 +168,50 @@ def test_packed_weights_hold_each_code_where_the_kernel_looks_for_it():
         layout.pack(codes, 3)
     with pytest.raises(ValueError, match='codes: 8'):
         layout.pack(np.full((2, 2), -8))
+
+
+TILES = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include "int4.h"
+
+int main(int count, char **seed)
+{
+    srand(count > 1 ? atoi(seed[1]) : 0);
+    for (int steps = 1; steps < 70; steps += 1 + rand() % 5) {
+        static int8_t x[ROWS * 70 * STEP];
+        static uint8_t w[70 * 64];
+        int32_t sums[ROWS] = {0}, acc[ROWS][LANES];
+        for (int m = 0; m < ROWS; m++)
+            for (int k = 0; k < steps * STEP; k++)
+                sums[m] += x[m * steps * STEP + k] = rand() % 31 - 15;
+        for (int i = 0; i < steps * 64; i++)
+            w[i] = (1 + rand() % 15) | (1 + rand() % 15) << 4;
+        int4_tile(steps, x, steps * STEP, w, sums, acc);
+        for (int i = 0; i < ROWS * LANES; i++)
+            printf("%d ", acc[i / LANES][i % LANES]);
+    }
+    printf("\n%s\n", ISA);
+}
+"""
+
+
+def test_jetson_s_processor_multiplies_to_the_same_integers(tmp_path):
+    cross, emulator = (shutil.which(name) for name in
+                       ('aarch64-linux-gnu-gcc', 'qemu-aarch64-static'))
+    if not cross or not emulator:
+        pytest.skip('no compiler for 64-bit ARM, or no emulator of it')
+    source, said = tmp_path / 'tiles.c', []
+    source.write_text(TILES)
+    seed = str(np.random.default_rng().integers(2 ** 31))
+    for compiler, flags, run in ((library.compiler(), ['-DTAOLORA_PORTABLE'], []),
+                                 (cross, ['-mcpu=cortex-a78ae'], [emulator, '-cpu', 'max'])):
+        library.run([compiler, '-O2', '-std=gnu11', '-static', *flags, '-I',
+                     str(Path(library.__file__).parent), '-o', str(tmp_path / 'a'), str(source)])
+        said.append(subprocess.run([*run, tmp_path / 'a', seed], capture_output=True, check=True,
+                                   text=True).stdout.split('\n'))
+    assert said[0][0] == said[1][0], seed
+    assert said[0][1:] == ['plain C', ''] and said[1][1:] == ['NEON dot product', '']
 
 
 def test_structures_are_as_large_as_the_compiler_has_them(tmp_path):
