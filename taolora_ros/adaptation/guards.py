@@ -1,0 +1,104 @@
+"""What keeps feedback from doing harm: whom to trust, how far to go, when to go back.
+
+Nobody on the robot knows whether an operator is right. Three things are known: what the network
+found doubtful before it learnt anything (z, log odds of the frozen network's score), how it
+judges the reference's events, whose truth is certain, and how often somebody speaks.
+
+Trust. Somebody who knows rejects what is doubtful and leaves, or confirms, what is not; somebody
+who mixes things up does the reverse, somebody who guesses neither. With m half-way between the
+mean z of rejected events and of the stream's others:
+
+    log P(honest) = sum log sigma(+-(z - m))    P(inverted): the signs exchanged    P(random) = 1/2
+
+Events rejected although they are as sure as those that are not say nothing: the share of the
+honest stays at a third. Then the reference is asked. Taken alone, the feedback of somebody who
+knows moves its events up against all else, or leaves them; that of others moves it against the
+truth. With a the mean shift of the reference's events minus that of its other tokens, in logits:
+
+    odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED))
+
+Where the odds are not better than one to two, learning stays as small as ``doubtful_shift``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+SATURATION = 2.0   # logits beyond which one event says no more
+FEW = 3            # events fewer than these are no crowd to compare with
+NEITHER = 1.0 / 3  # trust in somebody of whom nothing is known
+TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest, that is bounded
+EVIDENCE, EXPECTED = 2.0, 0.8  # per logit; honest feedback costs the reference a little, too
+SHRINK = 0.8       # of a change that goes too far, again and again ...
+TRIES = 16         # ... so often: then it is dropped
+
+
+class RateLimit:
+    """A bucket of ``per_minute`` tokens that fills evenly; each feedback takes one."""
+
+    def __init__(self, per_minute: int, now: float):
+        self.per_minute = per_minute
+        self._level, self._last = float(per_minute), now
+
+    def take(self, now: float) -> bool:
+        """Tell whether a feedback at time ``now`` (s) may be used."""
+        passed, self._last = max(now - self._last, 0.0), now
+        self._level = min(self._level + passed * self.per_minute / 60.0, float(self.per_minute))
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True
+
+
+def trust(rejected: np.ndarray, others: np.ndarray) -> float:
+    """Return the probability that whoever rejected knows: z of rejected and of other events."""
+    if len(rejected) == 0 or len(others) < FEW:
+        return NEITHER
+    middle = 0.5 * (rejected.mean() + others.mean())
+    low = np.clip(middle - rejected, -SATURATION, SATURATION)
+    high = np.clip(others - middle, -SATURATION, SATURATION)
+    share = min(1.0, len(rejected) / len(others))
+    honest, inverted = (-np.logaddexp(0.0, -s * low).sum()
+                        - share * np.logaddexp(0.0, -s * high).sum() for s in (1.0, -1.0))
+    chance = (len(low) + share * len(high)) * np.log(0.5)
+    weights = np.exp(np.array([honest, inverted, chance]) - max(honest, inverted, chance))
+    return float(weights[0] / weights.sum())
+
+
+def confirmed_by(trusted: float, agreement: float) -> float:
+    """Return the trust that is left when the reference agrees so much (logits) with feedback."""
+    evidence = np.clip(EVIDENCE * (agreement + EXPECTED), -20.0, 20.0)
+    odds = trusted / max(1.0 - trusted, 1e-9) * np.exp(evidence)
+    return float(odds / (1.0 + odds))
+
+
+def allowed_shift(trusted: float, doubtful: float, most: float) -> float:
+    """Return how far (logits) a stream's events may fall, by the trust in who rejects them."""
+    known = np.clip((trusted - NEITHER) / (1.0 - NEITHER), 0.0, 1.0)
+    return float(doubtful + (most - doubtful) * known)
+
+
+def within(delta: np.ndarray, shifts: Callable[[np.ndarray], list[np.ndarray]], most: float
+           ) -> np.ndarray:
+    """Return ``delta``, made smaller until each group's typical shift is at most so.
+
+    ``shifts(delta)`` are the shifts (n,) for the worse of each group: of a stream's events
+    downwards, of the rest upwards.
+    """
+    for _ in range(TRIES):
+        if all(len(s) == 0 or np.quantile(s, TYPICAL) <= most for s in shifts(delta)):
+            return delta
+        delta = delta * np.float32(SHRINK)
+    return np.zeros_like(delta)
+
+
+def damage(before: np.ndarray, after: np.ndarray, is_event: np.ndarray) -> tuple[float, float]:
+    """Return the shares of events lost and of others newly called events.
+
+    ``before``, ``after`` (R,) are z of reference tokens, ``is_event`` (R,) bool the truth.
+    """
+    lost = (before >= 0) & (after < 0) & is_event
+    new = (before < 0) & (after >= 0) & ~is_event
+    return (float(lost.sum() / max(is_event.sum(), 1)), float(new.sum() / max((~is_event).sum(), 1)))
