@@ -125,7 +125,8 @@ def test_training_finds_events_of_a_record_never_seen_and_adapting_spares_the_re
         train_router(ECG_BEATS, tracks, dataclasses.replace(SHORT, length=9999))
 
 
-def test_both_routers_are_compared_at_an_equal_share():
+def test_both_routers_are_compared_at_an_equal_share(monkeypatch):
+    monkeypatch.setattr(router_study, 'PERSONAL_STEPS', 2)
     records = [dataclasses.replace(ecg_record(30.0, seed), subject=str(seed)) for seed in range(4)]
     study = router_study.Study(ECG_BEATS, records, 2)
     result = study.compare(dataclasses.replace(SHORT, steps=2))
@@ -140,7 +141,12 @@ def test_both_routers_are_compared_at_an_equal_share():
     assert result['rows'][0]['open']['thresholds'] == pytest.approx(flags.mean())
     opens = [row['open']['thresholds'] for row in result['rows']]
     assert opens == sorted(opens, reverse=True)
-    router_study.show(result)
+    told = router_study.personal(study, SHORT, 0.2)
+    assert told['adapted'] >= 2 and [row['factor'] for row in told['rows']] == list(
+        router_study.FACTORS)
+    with pytest.raises(ValueError, match='--personal: 0 lasts 234 patches, 5 minutes are'):
+        router_study.personal(study, SHORT, 5.0)
+    router_study.show({**result, 'personal': told})
 
 
 def test_a_router_is_kept_and_read_again(tmp_path):

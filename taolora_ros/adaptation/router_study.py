@@ -1,6 +1,7 @@
 """Compare the trained router with the threshold router, on subjects that it was not trained on.
 
     python -m taolora_ros.adaptation.router_study imu|ecg --data DIR [--json FILE] [--save FILE]
+                                                          [--personal MINUTES]
 
 Both open patches, and the neighbours that the model's gate opens with them. At an equal share of
 open patches, which share of the event patches is open? The threshold router's share is varied by
@@ -30,6 +31,7 @@ from taolora_ros.training.corpus import IGNORE, parts_of
 from taolora_ros.training.folds import assign_folds
 
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # on the thresholds; 1 is what ships
+PERSONAL_STEPS, GENTLE = 100, 3e-3          # of adapting to one recording
 DRAWS = 1000                                # of the bootstrap over subjects
 Counts = np.ndarray                         # of one recording: open, judged, events open, events
 
@@ -42,12 +44,16 @@ def main() -> None:
     parser.add_argument('--folds', type=int, default=4)
     parser.add_argument('--steps', type=int, default=RouterOptions.steps)
     parser.add_argument('--json', metavar='FILE')
+    parser.add_argument('--personal', type=float, metavar='MINUTES',
+                        help='also adapt the low-rank parts to the beginning of each recording')
     parser.add_argument('--save', metavar='FILE', help='a router trained on all recordings')
     args = parser.parse_args()
     torch.set_num_threads(1)
     spec, options = SPECS[args.kind], RouterOptions(steps=args.steps)
     study = Study(spec, load_recordings(args.data, args.kind), args.folds)
     result = study.compare(options)
+    if args.personal:
+        result['personal'] = personal(study, options, args.personal)
     show(result)
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + '\n')
@@ -74,6 +80,7 @@ class Study:
                     self.tracks.append(make_track(spec, part))
                     described.append(dataclasses.replace(recording, values=np.zeros((0, 1))))
         self.folds = assign_folds(described, folds)
+        self.routers: list[Router] = []  # of the folds, once trained
         self.rare = [spec.classes.index(name) for name in RARE[spec.kind]]
 
     def train(self, options: RouterOptions, tracks: list[Track], what: str) -> Router:
@@ -84,7 +91,7 @@ class Study:
 
     def compare(self, options: RouterOptions) -> dict:
         """Return the shares of event patches open, by factor, of both routers."""
-        thresholds = {factor: [self._flags(factor, i) for i in range(len(self.tracks))]
+        thresholds = {factor: [self.flags(factor, i) for i in range(len(self.tracks))]
                       for factor in FACTORS}
         rows: dict[float, tuple[list, list]] = {factor: ([], []) for factor in FACTORS}
         chosen, subjects = [], []
@@ -92,10 +99,11 @@ class Study:
             inside = [i for i, track in enumerate(self.tracks) if track.subject in held_out]
             others = [track for track in self.tracks if track.subject not in held_out]
             router = self.train(options, others, f'fold {number} of {len(self.folds)}')
-            scores = self._scores(router, [self.tracks[i] for i in inside])
+            self.routers.append(router)
+            scores = self.scores(router, [self.tracks[i] for i in inside])
             subjects += [self.tracks[i].subject for i in inside]
             for factor, (ours, theirs) in rows.items():
-                counts = [self._count(thresholds[factor][i], self.tracks[i]) for i in inside]
+                counts = [self.count(thresholds[factor][i], self.tracks[i]) for i in inside]
                 theirs += counts
                 ours += self._at_share(scores, inside, share(counts))
             level = self.matching(router, others, self.default_share(others))
@@ -109,13 +117,13 @@ class Study:
 
     def default_share(self, tracks: list[Track]) -> float:
         """Return the share of patches that the default thresholds open."""
-        return share([self._count(track.flags, track) for track in tracks])
+        return share([self.count(track.flags, track) for track in tracks])
 
     def matching(self, router: Router, tracks: list[Track], wanted: float) -> float:
         """Return the threshold with which ``router`` opens a share ``wanted`` of ``tracks``."""
-        return self._level(self._scores(router, tracks), tracks, wanted)
+        return self.level(self.scores(router, tracks), tracks, wanted)
 
-    def _flags(self, factor: float, i: int) -> np.ndarray:
+    def flags(self, factor: float, i: int) -> np.ndarray:
         """Return the threshold router's flags of one recording with all thresholds scaled."""
         if factor == 1.0:
             return self.tracks[i].flags
@@ -125,34 +133,36 @@ class Study:
             hf_energy=factor * scaled.hf_energy)
         return gate.push(self.features[i])
 
-    def _scores(self, router: Router, tracks: list[Track]) -> list[np.ndarray]:
+    def scores(self, router: Router, tracks: list[Track]) -> list[np.ndarray]:
+        """Return how likely the router holds a rare event to be, patch by patch of each track."""
         scores = []
         for track in tracks:
             router.reset()
             scores.append(router.rare_probabilities(track.inputs))
         return scores
 
-    def _count(self, flags: np.ndarray, track: Track) -> Counts:
+    def count(self, flags: np.ndarray, track: Track) -> Counts:
+        """Return the counts of one track whose flags these are, before they are dilated."""
         flags, classes = dilate(flags, self.spec.gate.dilation), track.classes
         event, judged = np.isin(classes, self.rare), classes != IGNORE
         return np.array([(flags & judged).sum(), judged.sum(), (flags & event).sum(), event.sum()])
 
-    def _level(self, scores: list[np.ndarray], tracks: list[Track], wanted: float) -> float:
+    def level(self, scores: list[np.ndarray], tracks: list[Track], wanted: float) -> float:
         """Return the highest threshold that opens at least a share ``wanted``, by bisection."""
         levels = np.unique(np.concatenate(scores))
         low, high = 0, len(levels) - 1   # low opens enough
         while low < high:
             middle = (low + high + 1) // 2
-            counts = [self._count(score >= levels[middle], track)
+            counts = [self.count(score >= levels[middle], track)
                       for score, track in zip(scores, tracks)]
             low, high = (middle, high) if share(counts) >= wanted else (low, middle - 1)
         return float(levels[low])
 
     def _counts_at(self, scores: list[np.ndarray], inside: list[int], level: float) -> list[Counts]:
-        return [self._count(score >= level, self.tracks[i]) for score, i in zip(scores, inside)]
+        return [self.count(score >= level, self.tracks[i]) for score, i in zip(scores, inside)]
 
     def _at_share(self, scores: list[np.ndarray], inside: list[int], wanted: float) -> list[Counts]:
-        level = self._level(scores, [self.tracks[i] for i in inside], wanted)
+        level = self.level(scores, [self.tracks[i] for i in inside], wanted)
         return self._counts_at(scores, inside, level)
 
     def _speed(self, router: Router) -> dict[str, float]:
@@ -168,6 +178,41 @@ class Study:
                 took.append(1e6 * (time.perf_counter() - start))
             found[name] = round(float(np.median(took)), 1)
         return found
+
+
+def personal(study: Study, options: RouterOptions, minutes: float) -> dict:
+    """Adapt each fold's router to the beginning of each recording it was not trained on.
+
+    Only the low-rank parts learn, from annotations of the first ``minutes``; recordings whose
+    beginning holds no rare event keep the router they have. Return the share of event patches
+    caught afterwards, by factor, before and after. Raise ValueError for recordings too short.
+    """
+    spec = study.spec
+    cut = round(60 * minutes * spec.rate / spec.patch)
+    before: dict[float, list] = {factor: [] for factor in FACTORS}
+    after: dict[float, list] = {factor: [] for factor in FACTORS}
+    adapted, short = 0, dataclasses.replace(options, steps=PERSONAL_STEPS, learning_rate=GENTLE)
+    for held_out, router in zip(study.folds, study.routers):
+        for i, track in enumerate(study.tracks):
+            if track.subject not in held_out:
+                continue
+            if len(track.inputs) < 2 * cut or cut <= options.length:
+                raise ValueError(f'--personal: {track.subject} lasts {len(track.inputs)} patches, '
+                                 f'{minutes:g} minutes are {cut}')
+            begin, rest = (Track(track.subject, track.inputs[part], track.classes[part],
+                                 track.flags[part]) for part in (slice(cut), slice(cut, None)))
+            own = router
+            if np.isin(begin.classes, study.rare).any():
+                own, adapted = train_router(spec, [begin], short, adapt=router), adapted + 1
+            scores = [study.scores(one, [track])[0][cut:] for one in (router, own)]
+            for factor in FACTORS:
+                wanted = share([study.count(study.flags(factor, i)[cut:], rest)])
+                for score, counts in zip(scores, (before, after)):
+                    level = study.level([score], [rest], wanted)
+                    counts[factor].append(study.count(score >= level, rest))
+    return {'minutes': minutes, 'adapted': adapted, 'rows': [
+        {'factor': factor, 'open': share(after[factor]), 'before': caught(before[factor]),
+         'after': caught(after[factor])} for factor in FACTORS]}
 
 
 def share(counts: list[Counts]) -> float:
@@ -218,6 +263,12 @@ def show(result: dict) -> None:
     print(f'with the threshold chosen on training recordings: {chosen["open"]:.1%} open, '
           f'{chosen["caught"]:.1%} caught; a patch takes {us["thresholds"]} µs with thresholds, '
           f'{us["router"]} µs with the router')
+    if 'personal' in result:
+        told = result['personal']
+        print(f'after adapting to the first {told["minutes"]:g} minutes of {told["adapted"]} '
+              'recordings, on the rest (open: caught before, after): ' + '; '.join(
+                  f'{row["open"]:.1%}: {row["before"]:.1%}, {row["after"]:.1%}'
+                  for row in told['rows']))
 
 
 if __name__ == '__main__':
