@@ -131,10 +131,13 @@ class RouterFile:
 
 
 def save_router(path: str | Path, router: Router, model: str, provenance: dict) -> None:
-    """Write a router for the model called ``model`` to a safetensors file."""
+    """Write a router for the model called ``model`` to a safetensors file, in one step."""
     description = {'format': FORMAT, 'version': FORMAT_VERSION, 'model': model,
                    'rare': router.rare, 'threshold': router.threshold, 'provenance': provenance}
-    save_file(router.arrays, path, metadata={FORMAT: json.dumps(description)})
+    partial = Path(path).with_suffix('.partial')
+    save_file(router.arrays, partial, metadata={FORMAT: json.dumps(description)})
+    partial.chmod(0o644)
+    partial.replace(path)
 
 
 def load_router(path: str | Path, spec: ModelSpec) -> RouterFile:
