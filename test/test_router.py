@@ -12,7 +12,8 @@ from taolora_ros.adaptation.router import (
 from taolora_ros.adaptation.router_training import (
     LOW_RANK, RouterNetwork, RouterOptions, make_track, train_router)
 from taolora_ros.features import FeatureFilter
-from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+from taolora_ros.shipped import shipped
+from taolora_ros.spec import ECG_BEATS, IMU_FALLS, SPECS
 from taolora_ros.synthetic import ecg_record, imu_recording
 from taolora_ros.training.corpus import IGNORE, parts_of
 
@@ -166,6 +167,17 @@ def test_a_router_is_kept_and_read_again(tmp_path):
     save_router(path, Router(random_arrays(4, 6, 5), (3,), 0.5), 'ecg_beats', {})
     with pytest.raises(ValueError, match='inputs and classes'):
         load_router(path, ECG_BEATS)
+
+
+@pytest.mark.parametrize('spec', SPECS.values(), ids=lambda spec: spec.name)
+def test_shipped_routers_open_for_events_and_seldom_else(spec):
+    kept = load_router(shipped(f'config/routers/{spec.name}.safetensors'), spec)
+    assert len(kept.provenance['subjects']) >= 22
+    recording = ecg_record(60.0, 5) if spec.kind == 'ecg' else imu_recording('fall', rate=50.0)
+    part = parts_of(spec, recording)[0]  # synthetic: not what it was trained on
+    flags = RouterGate(spec, kept.router).push(part['features'])
+    events = np.isin(make_track(spec, part).classes, kept.router.rare)
+    assert flags[events].mean() > max(3 * flags[~events].mean(), 0.3)
 
 
 @pytest.mark.parametrize('change, text', [
