@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 
 NEGLIGIBLE = 1e-6  # of the largest singular value: what float32 cannot tell from zero
-REST = 0.99         # of the largest norm: how far dW is scaled back, so that not every update has to
+REST = 0.99         # of the largest norm: dW is scaled back so far, and not with every update
 FLUSH_EVERY = 16   # updates between two rounds of clearing momentum too small to matter ...
 FLUSH = np.float32(1e-30)  # ... which would become subnormal, and arithmetic slow
 COUNTS = ('micro_updates', 'base_updates', 'accumulated', 'consolidations')
@@ -36,8 +36,8 @@ class AdaptedLayer:
 
     ``alpha`` / ``base_rank`` and ``beta`` scale the tiers; ``decay`` is that of the momentum, 0 to
     below 1. The Frobenius norm of dW never stays over ``max_norm``: when an update passes it,
-    B and B_m are scaled back to just below. ``decay`` and ``max_norm`` may be assigned at any time. Raise
-    ValueError for ranks, scales, decay or norm that make no sense.
+    B and B_m are scaled back to just below. ``decay`` and ``max_norm`` may be assigned at any
+    time. Raise ValueError for ranks, scales, decay or norm that make no sense.
     """
 
     def __init__(self, in_features: int, out_features: int, base_rank: int = 8,

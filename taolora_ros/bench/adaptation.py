@@ -40,6 +40,7 @@ def measure(calls: int, updates: int, windows: int) -> dict:
             'amortised_us': {'numpy': ours['together'][0], 'torch': torch['together'][0],
                              'budget': AMORTISED_BUDGET, 'batch': 32},
             'growth_bytes': found['growth_bytes'], 'updates': updates, 'saving': found['saving'],
+            'storage': found['storage'],
             'width': 768, 'rank': 2, 'batch': 1, 'threads': 1, 'calls': calls,
             'machine': machine(), 'load': [before, load()]}
 
@@ -59,10 +60,13 @@ def table(result: dict) -> Group:
     batch = result['amortised_us']
     shown.add_row(f'update, {batch["batch"]} feedbacks at once, each', f'{batch["numpy"]:.2f}',
                   f'{batch["torch"]:.2f}', '', f'{batch["budget"]:g}')
-    at_limit, saving = result['update_at_limit_us'], result['saving']
+    at_limit, saving, kept = (result[key] for key in ('update_at_limit_us', 'saving', 'storage'))
     return Group(shown, Text(
         f'update while the norm is at its limit: {at_limit[0]:.1f} µs (p99 {at_limit[1]:.1f})\n'
         f'memory after {result["updates"]} feedbacks: {result["growth_bytes"]:+d} bytes\n'
+        f'factors of rank 8: float32 {kept["float32_bytes"]} bytes'
+        + ''.join(f', {name} {kept[name]["bytes"]} (error of A {kept[name]["error_a"]:.2%}, of A B '
+                  f'{kept[name]["error"]:.2%})' for name in ('float16', 'q4')) + '\n'
         f'inference of imu_falls in ms: alone {_both(saving["alone_ms"])}, while one save follows '
         f'the other {_both(saving["while_saving_ms"])},\n  beside another process that flushes a '
         f'file to the same disk {_both(saving["beside_flusher_ms"])};\n  {saving["saves"]} saves '

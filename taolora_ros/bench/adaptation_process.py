@@ -17,7 +17,10 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
+from taolora_ros.adaptation.blocks import make_blocks, restore_block
+from taolora_ros.adaptation.checkpoint import FORMAT_VERSION
 from taolora_ros.adaptation.lora import AdaptedLayer
+from taolora_ros.adaptation.q4 import pack_factors
 from taolora_ros.adaptation.saver import Saver
 from taolora_ros.adaptation.signal import Signal
 from taolora_ros.adaptation.targets import BASE_TARGETS, MICRO_TARGETS, layer_kinds
@@ -201,6 +204,24 @@ class Learning:
             raise RuntimeError(self.saver.error)
 
 
+def storage() -> dict:
+    """Return bytes and relative errors of A and of A B as they are kept, drawn from a normal."""
+    random, rank = np.random.default_rng(0), 8
+    a, b = (random.standard_normal(shape, np.float32) for shape in ((WIDTH, rank), (rank, WIDTH)))
+    block = make_blocks({'layer': {'base_a': a.T, 'base_b': b}})['layer.base']
+    halved, packed = restore_block(block, FORMAT_VERSION), pack_factors(a, b)
+    ways = {'float16': (sum(array.nbytes for array in block.values()),
+                        halved['base_a'].T, halved['base_b']),
+            'q4': (packed.nbytes, *packed.unpack())}
+    return {'float32_bytes': a.nbytes + b.nbytes, **{name: {
+        'bytes': size, 'error_a': _apart(near_a, a), 'error': _apart(near_a @ near_b, a @ b)}
+        for name, (size, near_a, near_b) in ways.items()}}
+
+
+def _apart(near: np.ndarray, exact: np.ndarray) -> float:
+    return round(float(np.linalg.norm(near - exact) / np.linalg.norm(exact)), 6)
+
+
 def main(calls: int, updates: int, windows: int) -> None:
     """Measure, print the figures."""
     torch.set_num_threads(1)
@@ -208,7 +229,7 @@ def main(calls: int, updates: int, windows: int) -> None:
         found = speed(calls)
     with tempfile.TemporaryDirectory() as folder:
         found['saving'] = saving(windows, folder)
-    print(json.dumps({**found, 'growth_bytes': growth(updates)}))
+    print(json.dumps({**found, 'storage': storage(), 'growth_bytes': growth(updates)}))
 
 
 if __name__ == '__main__':
