@@ -5,11 +5,13 @@
     anomaly_f = sqrt(mean over the window of (P - (H W2 + b2))**2 for feature f) / scale_f
 
     X (B T, D);  W (D, K + 1 + S);  W2 (K + 1 + S, C), zero in its first K + 1 rows;  P (B T, C)
-    vectors: norm weight and bias (D each), b (K + 1 + S), b2 (C), scale (F)
+    norm: weight and bias (D each);  biases: b (K + 1 + S), b2 (C), scale (F)
 
 One program a window, so that its anomaly needs no second pass. Everything in full precision.
 
-Moved at least: 4 B T (D + C + K + 1) + 4 (D + C) (K + 1 + S) bytes.
+The normed tokens are kept too: adaptation learns from them.
+
+Moved at least: 4 B T (2 D + C + K + 1) + 4 (D + C) (K + 1 + S) bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
 
 
 @triton.jit
-def read_off(x, weight, bias, norms, row, row_ok, D: tl.constexpr, Y: tl.constexpr,
+def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y: tl.constexpr,
              BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr):
-    """Return H (BM, BY) of rows of tokens."""
+    """Return H (BM, BY) of rows of tokens; store what it is read off."""
     mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
     y = tl.arange(0, BY)
     total = tl.zeros((BM, BY), tl.float32)
@@ -40,6 +42,8 @@ def read_off(x, weight, bias, norms, row, row_ok, D: tl.constexpr, Y: tl.constex
         value = ((value - mean[:, None]) * rstd[:, None]
                  * tl.load(norms + d, mask=d < D, other=0.0)[None, :]
                  + tl.load(norms + D + d, mask=d < D, other=0.0)[None, :])
+        tl.store(embedding + row[:, None] * D + d[None, :], value,
+                 mask=row_ok[:, None] & (d < D)[None, :])
         matrix = tl.load(weight + d[:, None] * Y + y[None, :],
                          mask=(d < D)[:, None] & (y < Y)[None, :], other=0.0)
         total = tl.dot(value, matrix, total, input_precision=PRECISION)
@@ -85,43 +89,45 @@ def store_anomaly(squares, scale, anomaly, T: tl.constexpr, C: tl.constexpr,
 
 
 @triton.jit
-def heads_kernel(x, windows, weight, weight2, vectors, probability, offset, anomaly,
-                 T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
+def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset, anomaly,
+                 embedding, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
                  C: tl.constexpr, FEATURES: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
                  BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr):
     """Read off one window."""
     window = tl.program_id(0)
     t = tl.arange(0, BM)
     row, row_ok = window * T + t, t < T
-    bias = vectors + 2 * D
-    h = read_off(x, weight, bias, vectors, row, row_ok, D, Y, BM, BD, BY, PRECISION)
+    h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY, PRECISION)
     store_scores(h, probability, offset, row, row_ok, K, BY)
-    squares = rebuild_errors(h, windows, weight2, bias + Y, row, row_ok, Y, C, BY, BC, PRECISION)
-    store_anomaly(squares, bias + Y + C, anomaly + window * FEATURES, T, C, FEATURES, BC)
+    squares = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
+    store_anomaly(squares, biases + Y + C, anomaly + window * FEATURES, T, C, FEATURES, BC)
 
 
-def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, vectors: Tensor,
-                 probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 precision: str = 'tf32x3') -> Launch:
-    """Return the launch into probability (B, T, K), offset (B, T) and anomaly (B, F)."""
+def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
+                 biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
+                 embedding: Tensor, precision: str = 'tf32x3') -> Launch:
+    """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
     power = triton.next_power_of_2
     return Launch(heads_kernel, (batch,), {
-        'x': x, 'windows': windows, 'weight': weight, 'weight2': weight2, 'vectors': vectors,
-        'probability': probability, 'offset': offset, 'anomaly': anomaly}, {
+        'x': x, 'windows': windows, 'weight': weight, 'weight2': weight2, 'norm': norm,
+        'biases': biases, 'probability': probability, 'offset': offset, 'anomaly': anomaly,
+        'embedding': embedding}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
         'BM': max(power(tokens), 16), 'BD': 32, 'BY': max(power(columns), 16),
         'BC': max(power(size), 16), 'PRECISION': precision}, warps=8)
 
 
-def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, vectors: Tensor,
-                    tokens: int, classes: int, features: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return probability (B T, K), offset (B T,), anomaly (B, F) in the arguments' precision."""
+def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
+                    biases: Tensor, tokens: int, classes: int, features: int
+                    ) -> tuple[Tensor, ...]:
+    """Return probability (B T, K), offset (B T,), anomaly (B, F) and norm X (B T, D)."""
     (width, columns), size = weight.shape, weight2.shape[1]
-    norms, norm_bias, bias, bias2, scale = vectors.split([width, width, columns, size, features])
-    h = F.layer_norm(x, (width,), norms, norm_bias) @ weight + bias
+    bias, bias2, scale = biases.split([columns, size, features])
+    normed = F.layer_norm(x, (width,), *norm.split(width))
+    h = normed @ weight + bias
     wrong = windows.reshape(-1, size) - (h @ weight2 + bias2)
     rms = wrong.reshape(-1, tokens * size // features, features).square().mean(1).sqrt()
     offset = (1 + 2 * 0.25) * torch.sigmoid(h[:, classes]) - 0.25
-    return h[:, :classes].softmax(1), offset, rms / scale
+    return h[:, :classes].softmax(1), offset, rms / scale, normed

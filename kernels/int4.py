@@ -24,6 +24,12 @@ def round_clamp(x, ZERO: tl.constexpr):
     """Round float32 to -7..7 (ZERO < 0) or -ZERO..15 - ZERO; return it as float32 and as int8."""
     low: tl.constexpr = -7.0 if ZERO < 0 else -1.0 * ZERO
     high: tl.constexpr = 7.0 if ZERO < 0 else 15.0 - ZERO
+    return round_between(x, low, high)
+
+
+@triton.jit
+def round_between(x, low, high):
+    """Round float32 to low..high, integers; return it as float32 and as int8."""
     # Clamping first is the same, the limits being integers, and keeps the product that made x
     # from being fused with the sum below: both are rounded, as they are in the reference.
     shifted = tl.minimum(tl.maximum(x, low), high) + MAGIC

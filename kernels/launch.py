@@ -46,16 +46,10 @@ class Launch:
         return types
 
     def aligned(self) -> list[int]:
-        """Return the positions of arguments that are known to be multiples of 16 when it runs."""
-        positions = []
-        for position, name in enumerate(self.kernel.arg_names):
-            value = self.arguments.get(name)
-            if name in self.constants or value is None:
-                continue
-            number = value if isinstance(value, int) else value.data_ptr()
-            if number % ALIGNED == 0:
-                positions.append(position)
-        return positions
+        """Return the positions of the pointers that may be taken to be multiples of 16."""
+        return [position for position, name in enumerate(self.kernel.arg_names)
+                if hasattr(self.arguments.get(name), 'data_ptr')
+                and self.arguments[name].data_ptr() % ALIGNED == 0]
 
 
 def interpreted() -> bool:

@@ -152,7 +152,7 @@ def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: 
     tl.store(out + at, y, mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['rows'])
 def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, arrived, rows,
                   K: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
                   PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,

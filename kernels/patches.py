@@ -30,7 +30,7 @@ def embed(windows, weight, bias, row, row_ok, n, n_ok, C: tl.constexpr, D: tl.co
             + tl.load(bias + n, mask=n_ok, other=0.0)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['rows'])
 def patches_kernel(windows, weight, bias, out, rows, C: tl.constexpr, D: tl.constexpr,
                    BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
                    PRECISION: tl.constexpr):

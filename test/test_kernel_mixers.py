@@ -65,9 +65,11 @@ def test_heads(kernels, windows, tokens, width, classes, narrow, features, sampl
     weight2[:classes + 1] = 0
     numbers = (random(windows * tokens, width) + 1, random(windows, tokens * size),
                random(width, columns) / 6, weight2,
-               torch.cat([random(2 * width + columns + size), 0.5 + torch.rand(features)]))
+               random(2 * width),
+               torch.cat([random(columns + size), 0.5 + torch.rand(features)]))
     wanted = heads.heads_reference(*(t.double() for t in numbers), tokens, classes, features)
     outputs = [torch.empty(*shape, device=kernels) for shape in (
-        (windows, tokens, classes), (windows, tokens), (windows, features))]
+        (windows, tokens, classes), (windows, tokens), (windows, features),
+        (windows * tokens, width))]
     check(heads.heads_launch(*(t.to(kernels) for t in numbers), *outputs), outputs, wanted)
     assert heads.MARGIN.value == OFFSET_MARGIN
