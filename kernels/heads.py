@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from taolora_ros.kernels.launch import Launch
-from taolora_ros.kernels.linear import norm_statistics
+from taolora_ros.kernels.rows import norm_statistics
 
 MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
 

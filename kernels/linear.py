@@ -11,7 +11,7 @@ to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one
 the parts in their order, so that results do not depend on which that was.
 
 LORA: 0 none, 1 always computed and added where the gate is open (the same time for any gate), 2
-left out by programs without an open token, 3 U = V' A was computed before, see lora.py.
+left out by programs without an open token, 3 U = V' A was computed before, see quantize.py.
 
 Moved at least: 4 M K + K N / 2 + 2 parts K R + 2 R N + 4 (K + G N + N) + M + 4 M N bytes, each
 once if caches hold what several programs read.
@@ -24,67 +24,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import gelu, nibbles, round_clamp, scaled
+from taolora_ros.kernels.int4 import gelu, nibbles, scaled
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
+from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
 from taolora_ros.quantization import grouped_matmul, quantize_activation
 
-EPS = tl.constexpr(1e-5)  # of the norm, as in torch
-
-
 @triton.jit
-def load_half(x, row, row_ok, h, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr):
-    """Load the numbers (BM, H) of half-block h; return them, their k (H,) and which exist."""
-    size: tl.constexpr = K // GROUPS
-    padded: tl.constexpr = (size + H - 1) // H * H
-    group = h * H // padded
-    within = h * H - group * padded + tl.arange(0, H)
-    k = group * size + within
-    k_ok = (within < size) & (group < GROUPS)
-    value = tl.load(x + row[:, None] * K + k[None, :], mask=row_ok[:, None] & k_ok[None, :],
-                    other=0.0)
-    return value.to(tl.float32), k, k_ok
-
-
-@triton.jit
-def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.constexpr):
-    """Return mean and 1 / deviation of rows of K numbers, (BM,) each."""
-    halves: tl.constexpr = (K + H - 1) // H
-    total = tl.zeros((BM,), tl.float32)
-    for h in range(halves):
-        value, _, _ = load_half(x, row, row_ok, h, K, 1, H)
-        total += tl.sum(value, 1)
-    mean = total / K
-    total = tl.zeros((BM,), tl.float32)
-    for h in range(halves):
-        value, _, k_ok = load_half(x, row, row_ok, h, K, 1, H)
-        away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
-        total += tl.sum(away * away, 1)
-    return mean, 1.0 / tl.sqrt(total / K + EPS)
-
-
-@triton.jit
-def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROUPS: tl.constexpr,
-                   H: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr):
-    """Return half-block h of V, of V - Q4(V), both float16, and of the codes, int8: (BM, H)."""
-    value, k, k_ok = load_half(x, row, row_ok, h, K, GROUPS, H)
-    if NORM:
-        weight = tl.load(vectors + K + k, mask=k_ok, other=0.0)
-        bias = tl.load(vectors + 2 * K + k, mask=k_ok, other=0.0)
-        value = (value - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
-    inverse = tl.load(vectors + k, mask=k_ok, other=1.0)
-    rounded, code = round_clamp(value * inverse[None, :], ZERO)
-    dropped = value - rounded * (1.0 / inverse)[None, :]
-    return value.to(tl.float16), dropped.to(tl.float16), code
-
-
-@triton.jit
-def add_low_rank(u, value, dropped, a, RANK: tl.constexpr, H: tl.constexpr, PARTS: tl.constexpr):
-    """Add to u (BM, R) the product of one half-block with its rows of A, which start at a."""
-    at = tl.arange(0, H)[:, None] * RANK + tl.arange(0, RANK)[None, :]
-    if PARTS == 2:
-        u = tl.dot(dropped, tl.load(a + at), u)
-    return tl.dot(value, tl.load(a + (PARTS - 1) * 2 * H * RANK + at), u)
+def add_shares(u, u_ready, row, row_ok, rows, RANK: tl.constexpr, SHARES: tl.constexpr):
+    """Add to u (BM, R) what quantize.py left in shares."""
+    at = row[:, None] * RANK + tl.arange(0, RANK)[None, :]
+    for share in range(SHARES):
+        u += tl.load(u_ready + share * rows * RANK + at, mask=row_ok[:, None], other=0.0)
+    return u
 
 
 @triton.jit
@@ -157,7 +109,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                   K: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
                   PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                   CODE_STEP: tl.constexpr, A_STEP: tl.constexpr, SPLIT: tl.constexpr,
-                  NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
+                  SHARES: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
                   GELU: tl.constexpr, SHIFT: tl.constexpr, ASM: tl.constexpr):
     """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
     tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -189,7 +141,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
     rank = tl.arange(0, RANK)[None, :]
     if SPLIT == 1:
         if LORA == 3:
-            u = tl.load(u_ready + row[:, None] * RANK + rank, mask=row_ok[:, None], other=0.0)
+            u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
         finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
                RANK, BN, NORM, LORA, GELU, SHIFT)
     else:
@@ -214,7 +166,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                     u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
                                  cache_modifier='.cg')
             if LORA == 3:
-                u = tl.load(u_ready + row[:, None] * RANK + rank, mask=row_ok[:, None], other=0.0)
+                u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
             finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
                    RANK, BN, NORM, LORA, GELU, SHIFT)
 
@@ -223,7 +175,7 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                   residual: Tensor | None = None, u: Tensor | None = None, gelu: bool = False,
                   lora: int = 1, block_m: int = 16, split: int = 1, warps: int = 4,
                   stages: int = 3) -> Launch:
-    """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (M, R) float32."""
+    """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R)."""
     rows, tiles = len(x), weights.tiles
     split = min(split, weights.blocks)
     grid = (ceil_div(weights.n, tiles.block_n), ceil_div(rows, block_m), split)
@@ -236,7 +188,8 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
         'x': x, 'codes': weights.codes, 'a': weights.a, 'b': weights.b,
         'vectors': weights.vectors, 'gate': gate, 'u_ready': u, 'residual': residual, 'out': out,
         'parts': parts, 'arrived': arrived, 'rows': rows}, {
-        **weights.constants, 'BM': block_m, 'SPLIT': split, 'LORA': lora, 'GELU': gelu,
+        **weights.constants, 'BM': block_m, 'SPLIT': split,
+        'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
         'ASM': not interpreted()}, warps, stages)
 
 

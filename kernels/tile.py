@@ -13,7 +13,7 @@ import triton.language as tl
 from taolora_ros.kernels.attention import attend
 from taolora_ros.kernels.convolution import gated_taps
 from taolora_ros.kernels.int4 import gelu, nibbles, round_between
-from taolora_ros.kernels.linear import EPS
+from taolora_ros.kernels.rows import EPS
 
 
 @triton.jit
