@@ -74,8 +74,6 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
         for share in range(SHARES):
             low += tl.load(u + (share * rows + row) * RANK + r)
         factors = tl.load(b + r[:, None] * N + n[None, :], mask=n_ok[None, :], other=0.0)
-        # Rounded as where tensor cores read it.
-        low = low.to(tl.float16).to(tl.float32)
         added = tl.sum(low[:, None] * factors.to(tl.float32), 0)
         y += tl.where(tl.load(gate + row) != 0, added, 0.0)
     if GELU:

@@ -69,6 +69,18 @@ def scaled(total, scale, SHIFT: tl.constexpr):
 
 
 @triton.jit
+def fine_dot(x, factors, total):
+    """Add to total the product of float32 x and float16 factors, as good as in float32.
+
+    Tensor cores take x as the sum of two float16. Rounded to one, an activation would now and then
+    land on another four-bit code some layers on, and scores would differ from the reference's.
+    """
+    high = x.to(tl.float16)
+    total = tl.dot((x - high.to(tl.float32)).to(tl.float16), factors, total)
+    return tl.dot(high, factors, total)
+
+
+@triton.jit
 def gelu(x):
     """Return the exact GELU (Hendrycks and Gimpel 2016)."""
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))

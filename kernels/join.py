@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import gelu
+from taolora_ros.kernels.int4 import fine_dot, gelu
 from taolora_ros.kernels.launch import Launch, ceil_div
 
 
@@ -34,7 +34,7 @@ def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, RANK: 
     opened = tl.load(gate + row, mask=row_ok, other=0) != 0
     at = row[:, None] * N + n[None, :]
     y = tl.load(steady + at, mask=ok, other=0.0)
-    y += tl.where(opened[:, None], tl.dot(low.to(tl.float16), factors), 0.0)
+    y += tl.where(opened[:, None], fine_dot(low, factors, tl.zeros_like(y)), 0.0)
     if GELU:
         y = gelu(y)
     if residual is not None:

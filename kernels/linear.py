@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import gelu, nibbles, scaled
+from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
@@ -94,7 +94,8 @@ def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: 
     if LORA:
         b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * N + n[None, :], mask=n_ok[None, :],
                          other=0.0)
-        y += tl.where(opened[:, None], tl.dot(u.to(tl.float16), b_tile), 0.0)
+        added = fine_dot(u, b_tile, tl.zeros_like(y))
+        y += tl.where(opened[:, None], added, 0.0)
     if GELU:
         y = gelu(y)
     at = row[:, None] * N + n[None, :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from taolora_ros.kernels.int4 import round_clamp
+from taolora_ros.kernels.int4 import fine_dot, round_clamp
 
 EPS = tl.constexpr(1e-5)  # of the norm, as in torch
 
@@ -47,7 +47,7 @@ def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.con
 @triton.jit
 def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROUPS: tl.constexpr,
                    H: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr):
-    """Return half-block h of V, of V - Q4(V), both float16, and of the codes, int8: (BM, H)."""
+    """Return half-block h of V, of V - Q4(V), both float32, and of the codes, int8: (BM, H)."""
     value, k, k_ok = load_half(x, row, row_ok, h, K, GROUPS, H)
     if NORM:
         weight = tl.load(vectors + K + k, mask=k_ok, other=0.0)
@@ -56,7 +56,7 @@ def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROU
     inverse = tl.load(vectors + k, mask=k_ok, other=1.0)
     rounded, code = round_clamp(value * inverse[None, :], ZERO)
     dropped = value - rounded * (1.0 / inverse)[None, :]
-    return value.to(tl.float16), dropped.to(tl.float16), code
+    return value, dropped, code
 
 
 @triton.jit
@@ -64,5 +64,5 @@ def add_low_rank(u, value, dropped, a, RANK: tl.constexpr, H: tl.constexpr, PART
     """Add to u (BM, R) the product of one half-block with its rows of A, which start at a."""
     at = tl.arange(0, H)[:, None] * RANK + tl.arange(0, RANK)[None, :]
     if PARTS == 2:
-        u = tl.dot(dropped, tl.load(a + at), u)
-    return tl.dot(value, tl.load(a + (PARTS - 1) * 2 * H * RANK + at), u)
+        u = fine_dot(dropped, tl.load(a + at), u)
+    return fine_dot(value, tl.load(a + (PARTS - 1) * 2 * H * RANK + at), u)

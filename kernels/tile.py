@@ -12,7 +12,7 @@ import triton.language as tl
 
 from taolora_ros.kernels.attention import attend
 from taolora_ros.kernels.convolution import gated_taps
-from taolora_ros.kernels.int4 import gelu, nibbles, round_between
+from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, round_between
 from taolora_ros.kernels.rows import EPS
 
 
@@ -39,8 +39,8 @@ def rounded(v, inverse, limits, u, a, K: tl.constexpr, RANK: tl.constexpr, BK: t
     inv = tl.load(inverse + k)[None, :]
     value, code = round_between(v * inv, tl.load(limits), tl.load(limits + 1))
     at = a + k[:, None] * RANK + r[None, :]
-    u = tl.dot((v - value * (1.0 / inv)).to(tl.float16), tl.load(at), u)
-    return code, tl.dot(v.to(tl.float16), tl.load(at + K * RANK), u)
+    u = fine_dot(v - value * (1.0 / inv), tl.load(at), u)
+    return code, fine_dot(v, tl.load(at + K * RANK), u)
 
 
 @triton.jit
@@ -48,8 +48,8 @@ def completed(sums, u, scale, bias, b, opened, n, columns, RANK: tl.constexpr):
     """Return outputs n of a layer from 16 times its integer sums and from U."""
     r = tl.arange(0, RANK)
     y = (sums >> 4).to(tl.float32) * tl.load(scale + n)[None, :] + tl.load(bias + n)[None, :]
-    both = tl.dot(u.to(tl.float16), tl.load(b + r[:, None] * columns + n[None, :]))
-    return y + tl.where(opened[:, None], both, 0.0)
+    added = fine_dot(u, tl.load(b + r[:, None] * columns + n[None, :]), tl.zeros_like(y))
+    return y + tl.where(opened[:, None], added, 0.0)
 
 
 @triton.jit

@@ -71,7 +71,8 @@ NODE = (
     Parameter('streams', list, ('imu', 'ecg'), 'names of the streams; each has the parameters '
               'below under its name'),
     Parameter('device', str, 'auto', 'where the network runs', choices=('auto', 'cpu', 'cuda')),
-    Parameter('engine', str, 'auto', 'how the network runs', choices=('auto', 'reference')),
+    Parameter('engine', str, 'auto', 'how the network runs', choices=(
+        'auto', 'reference', 'mega', 'fused', 'streams')),
     Parameter('poll_rate', float, 50.0, 'how often messages are collected and windows decided',
               unit='Hz', low=1.0, high=1000.0),
     Parameter('max_lag', float, 1.0, 'how long windows may wait for the network before newer ones '

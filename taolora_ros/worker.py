@@ -165,5 +165,6 @@ class Worker:
 
 def split(scores: Scores, start: int, stop: int) -> Scores:
     """Return the scores of windows start..stop of a batch."""
-    return type(scores)(**{field.name: getattr(scores, field.name)[start:stop]
-                           for field in dataclasses.fields(scores)})
+    parts = {field.name: getattr(scores, field.name) for field in dataclasses.fields(scores)}
+    return type(scores)(**{name: None if part is None else part[start:stop]
+                           for name, part in parts.items()})

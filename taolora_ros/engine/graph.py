@@ -24,7 +24,7 @@ from taolora_ros.kernels.launch import Launch, interpreted
 from taolora_ros.model_file import Model
 
 LARGEST = 64       # windows of one graph: more run as several
-AGREES = 0.02      # how far scores may be from the reference engine's at start-up
+AGREES = 0.005     # mean difference from the reference engine's scores that rounding explains
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,12 @@ class GraphEngine:
         windows = rng.standard_normal((3, spec.window, model.network.features), np.float32)
         gates = rng.random((3, spec.tokens)) < 0.3
         wanted = ReferenceEngine(model, 'cpu').run(windows, gates)
-        off = float(np.abs(self.run(windows, gates).probability - wanted.probability).max())
+        scores = self.run(windows, gates)
+        off = max(float(np.abs(scores.probability - wanted.probability).mean()),
+                  float(np.abs(scores.anomaly / wanted.anomaly - 1).mean()))
         if not off <= AGREES:
-            raise RuntimeError(f'its scores are off by {off:.3g} from those of the reference '
-                               f'engine, {AGREES} is the most that rounding explains')
+            raise RuntimeError(f'its scores are off by {off:.3g} on average from those of the '
+                               f'reference engine, rounding explains {AGREES}')
 
 
 class _Slot:
