@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +16,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             ('node', 'latency, CPU, losses and waiting times of the node under load', _add_node,
              _node),
             ('soak', 'memory, threads, CPU and losses of the node over a long time', _add_soak,
-             _soak)):
+             _soak),
+            ('compile', 'what all kernels take from a GPU that is not here', _add_compile,
+             _compile),
+            ('orin', 'project the networks on Jetson Orins by counting', _add_orin, _orin)):
         bench = benches.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
         bench.add_argument('--json', metavar='FILE', help='write the figures there too')
-        bench.set_defaults(measure=measure, unit='runs')
+        bench.set_defaults(measure=measure, unit='runs', needs_ros=True)
         add(bench)
 
 
@@ -45,6 +49,30 @@ def _add_soak(bench: argparse.ArgumentParser) -> None:
                        help='messages per second of each (default 500)')
 
 
+def _add_compile(bench: argparse.ArgumentParser) -> None:
+    from taolora_ros.bench.cross_compile import TARGETS
+    bench.set_defaults(unit='kernels', needs_ros=False)
+    bench.add_argument('--target', required=True, choices=tuple(TARGETS),
+                       help='sm_87: Jetson Orin, sm_90: H100 and H200')
+    bench.add_argument('--engine', action='append', help='only kernels of this one; may be repeated')
+    bench.add_argument('--model', action='append', help='only for this one; may be repeated')
+    bench.add_argument('--batch', action='append', type=_streams,
+                       help='windows at once; may be repeated; default: 1 and 64')
+
+
+def _add_orin(bench: argparse.ArgumentParser) -> None:
+    from dataclasses import fields
+
+    from taolora_ros.bench.orin import Assumptions
+    bench.set_defaults(needs_ros=False)
+    for field in fields(Assumptions):
+        bench.add_argument(f'--{field.name.replace("_", "-")}', default=field.default,
+                           type=_yes if isinstance(field.default, bool) else _positive,
+                           help=f'default {field.default}')
+    bench.add_argument('--board', action='append', type=_board, metavar='NAME,SMS,GB/S,TOPS',
+                       help='another board, such as Nano,8,68,20; may be repeated')
+
+
 def _add_seconds(bench: argparse.ArgumentParser, seconds: float) -> None:
     bench.add_argument('--seconds', type=_positive, default=seconds,
                        help=f'length of one measurement (default {seconds:g})')
@@ -68,21 +96,48 @@ def _soak(args: argparse.Namespace, report) -> tuple[dict, object]:
     return result, soak.table(result)
 
 
+def _compile(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from taolora_ros.bench import compile as compiling
+    from taolora_ros.engine.gpu import GPU_ENGINES
+    from taolora_ros.shipped import MODELS
+    result = compiling.measure(args.target, tuple(args.engine or GPU_ENGINES),
+                               tuple(args.model or MODELS),
+                               tuple(args.batch or compiling.BATCHES), report)
+    return result, compiling.table(result)
+
+
+def _orin(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from dataclasses import fields
+
+    from taolora_ros.bench import orin
+    given = orin.Assumptions(**{f.name: getattr(args, f.name)
+                                for f in fields(orin.Assumptions)})
+    result = orin.measure(tuple(args.board or orin.BOARDS), given)
+    return result, orin.table(result)
+
+
 def run(args: argparse.Namespace) -> tuple[dict, object]:
     """Return the figures and a table of them; raise ValueError when they cannot be measured."""
     from taolora_ros.bench.processes import own_domain
     from taolora_ros.progress import progress
+    if args.needs_ros:
+        _check_ros()
+    try:
+        with own_domain() if args.needs_ros else nullcontext(), \
+                progress('measuring', args.unit) as report:
+            return args.measure(args, report)
+    except RuntimeError as error:  # a process that ended, or said nothing
+        raise ValueError(str(error)) from error
+
+
+def _check_ros() -> None:
+    """Raise ValueError where there is no ROS to measure with."""
     try:
         import rclpy  # noqa: F401
         import taolora_msgs.msg  # noqa: F401
     except ImportError as error:
         raise ValueError(f'{error}: run `make setup`, or source ROS 2 and a workspace with '
                          'taolora_msgs') from error
-    try:
-        with own_domain(), progress('measuring', args.unit) as report:
-            return args.measure(args, report)
-    except RuntimeError as error:  # a process that ended, or said nothing
-        raise ValueError(str(error)) from error
 
 
 def _positive(text: str) -> float:
@@ -90,6 +145,20 @@ def _positive(text: str) -> float:
     if not 0 < number < float('inf'):
         raise argparse.ArgumentTypeError(f'{text}: a number over 0 is needed')
     return number
+
+
+def _yes(text: str) -> bool:
+    if text not in ('yes', 'no'):
+        raise argparse.ArgumentTypeError(f'{text}: yes or no is needed')
+    return text == 'yes'
+
+
+def _board(text: str):
+    from taolora_ros.bench.orin import Board
+    name, *numbers = text.split(',')
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f'{text}: write NAME,SMS,GB/S,TOPS, such as Nano,8,68,20')
+    return Board(name, _streams(numbers[0]), _positive(numbers[1]), _positive(numbers[2]))
 
 
 def _case(text: str) -> tuple[int, float]:

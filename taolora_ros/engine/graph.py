@@ -82,14 +82,16 @@ class GraphEngine:
     why = 'made directly'
 
     def __init__(self, model: Model, device: str = 'cuda', zero_copy: bool | None = None,
-                 check: bool = True):
+                 check: bool = True, programs: int | None = None):
         """Put the weights on the device; raise ValueError when the model or device cannot be run.
 
         ``zero_copy`` lets kernels read and write the host's buffers, None: where memory is shared.
         ``check`` compares with the reference engine and raises RuntimeError when scores differ.
+        ``programs`` is for an engine that never runs, whose launches are compiled for another
+        GPU: how many programs that one surely holds at once.
         """
-        self._adaptable = Adaptable(model)
-        if device != 'cuda' and not interpreted():
+        self._adaptable, self._programs = Adaptable(model), programs
+        if device != 'cuda' and programs is None and not interpreted():
             raise ValueError(f'it runs on a CUDA device, not on {device}')
         self._device, self.device = torch.device(device), device
         self._model, self._cuda = model, device == 'cuda' and not interpreted()

@@ -48,6 +48,8 @@ class MegaEngine(GraphEngine):
 
     def _room(self) -> int:
         """Return how many programs are surely on the GPU at once: one a multiprocessor."""
+        if self._programs is not None:
+            return self._programs
         if not self._cuda:  # the interpreter runs one after the other: only one can wait for none
             return 1
         return torch.cuda.get_device_properties(self._device).multi_processor_count
