@@ -47,10 +47,11 @@ def test_what_the_assembler_prints_is_what_is_read(tmp_path):
     from triton import knobs
     code = tmp_path / 'small.ptx'
     code.write_text('.version 7.5\n.target sm_87\n.address_size 64\n.visible .entry small('
-                    '.param .u64 p)\n{ .local .align 4 .b8 room[48]; .reg .b64 %a, %l; '
+                    '.param .u64 p)\n{ .local .align 4 .b8 room[48]; .reg .b64 %a, %l, %o; '
                     '.reg .b32 %v; ld.param.u64 %a, [p]; mov.u64 %l, room; '
-                    'ld.global.u32 %v, [%a]; add.u64 %l, %l, 4; st.volatile.local.u32 [%l], %v; '
-                    'ld.volatile.local.u32 %v, [%l]; st.global.u32 [%a], %v; ret; }\n')
+                    'ld.global.u32 %v, [%a]; and.b32 %v, %v, 44; cvt.u64.u32 %o, %v; '
+                    'st.local.u32 [%l+4], %v; add.u64 %l, %l, %o; ld.local.u32 %v, [%l]; '
+                    'st.global.u32 [%a], %v; ret; }\n')
     done = subprocess.run([knobs.nvidia.ptxas.path, '-v', '--gpu-name', 'sm_87', code, '-o',
                            tmp_path / 'small.cubin'], capture_output=True, text=True, check=True)
     told = done.stdout + done.stderr

@@ -17,6 +17,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
              _node),
             ('soak', 'memory, threads, CPU and losses of the node over a long time', _add_soak,
              _soak),
+            ('gpu', 'engines and kernels on the GPU of this machine, beside their peers', _add_gpu,
+             _gpu),
             ('compile', 'what all kernels take from a GPU that is not here', _add_compile,
              _compile),
             ('orin', 'project the networks on Jetson Orins by counting', _add_orin, _orin)):
@@ -47,6 +49,18 @@ def _add_soak(bench: argparse.ArgumentParser) -> None:
     bench.add_argument('--streams', type=_streams, default=4, help='IMUs (default 4)')
     bench.add_argument('--rate', type=_positive, default=500.0,
                        help='messages per second of each (default 500)')
+
+
+def _add_gpu(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(unit='cases', needs_ros=False)
+    bench.add_argument('--seconds', type=_positive, default=540.0,
+                       help='what is not measured by then is told (default 540)')
+    bench.add_argument('--part', action='append', choices=('networks', 'layers'),
+                       help='may be repeated; default: both')
+    for name, text in (('size', 'K = N of a layer'), ('rows', 'M of a layer'),
+                       ('rank', 'rank of its LoRA'), ('batch', 'windows of a network')):
+        bench.add_argument(f'--{name}', type=_whole, action='append',
+                           help=f'{text}; may be repeated; default: several')
 
 
 def _add_compile(bench: argparse.ArgumentParser) -> None:
@@ -94,6 +108,15 @@ def _soak(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import soak
     result = soak.measure(args.minutes, args.streams, args.rate, report)
     return result, soak.table(result)
+
+
+def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from taolora_ros.bench import gpu, gpu_layers, gpu_networks
+    result = gpu.measure(args.seconds, tuple(args.part or gpu.PARTS),
+                         tuple(args.size or gpu_layers.SIZES), tuple(args.rows or gpu_layers.ROWS),
+                         tuple(args.rank or gpu_layers.RANKS),
+                         tuple(args.batch or gpu_networks.BATCHES), report)
+    return result, gpu.table(result)
 
 
 def _compile(args: argparse.Namespace, report) -> tuple[dict, object]:
@@ -145,6 +168,12 @@ def _positive(text: str) -> float:
     if not 0 < number < float('inf'):
         raise argparse.ArgumentTypeError(f'{text}: a number over 0 is needed')
     return number
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text}: a whole number over 0 is needed')
+    return int(text)
 
 
 def _yes(text: str) -> bool:
