@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-POINTERS = {'float32': '*fp32', 'float16': '*fp16', 'bfloat16': '*bf16', 'uint8': '*u8',
-            'int8': '*i8', 'int32': '*i32', 'int64': '*i64', 'bool': '*i1'}
+POINTERS = {'float64': '*fp64', 'float32': '*fp32', 'float16': '*fp16', 'bfloat16': '*bf16',
+            'uint8': '*u8', 'int8': '*i8', 'int32': '*i32', 'int64': '*i64', 'bool': '*i1'}
 ALIGNED = 16  # bytes: what Triton asks of a pointer to load vectors through it
 
 

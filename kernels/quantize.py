@@ -1,7 +1,7 @@
 """Quantise and pack activations, and take them through the low-rank A, without the product.
 
-    codes (M, blocks, H) uint8: low nibble the first half-block of a K block, high nibble the second,
-    each Q4(V) plus the zero point (8 where there is none), so that all are 0..15;
+    codes (M, blocks, H) uint8: low nibble the first half-block of a K block, high the second, each
+    Q4(V) plus the zero point (8 where there is none), so that all are 0..15;
     U = [V - Q4(V), V] A, (shares, M, R) float32: the parts to add up;       V = norm X or X
 
 For what needs them apart from the product: a product without tensor cores (gemv.py), a stream of

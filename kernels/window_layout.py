@@ -7,7 +7,7 @@
                     for each output its inputs, k and k + K / 2 in one byte
     factors, f16    a block: for each of the four A (2, K, R), of X - Q4(X) and of X; B (R, N)
     vectors, f32    a block: norms (4 D), limits of the four layers' codes, low and high (16),
-                    x_inv (D, D, D, S), scale and bias (6 D, 2 D, 2 S, 2 D), bias and taps (1 + J, D)
+                    x_inv (D, D, D, S), scale and bias (6 D, 2 D, 2 S, 2 D), bias, taps (1 + J, D)
     ends, f32       cos, sin (T, E / 2 each), embedding (C, D), its bias (D), last norm (2 D), heads
                     (D, Y), rebuilding (Y, C), their biases (Y, C), scale of the anomaly (F)
 

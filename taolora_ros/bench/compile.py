@@ -10,11 +10,32 @@ from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
 BATCHES = (1, 64)  # windows: the shapes of tiles depend on how many there are
+COLUMNS = ('configurations', 'warps', 'registers', 'spills', 'shared bytes', 'instructions')
+ALONE = 'alone'    # stands for kernels that no engine uses
+LARGE = 4096       # K = N of a large layer
 PROGRAMS = {'sm_87': 8, 'sm_90': 132}  # that are surely on it at once: multiprocessors (Orin Nano)
+
+
+def alone(model) -> list:
+    """Return what no engine launches: the gate of 8 streams, a large layer for one row."""
+    from taolora_ros.bench.gpu_layers import Shape, layer_launches
+    from taolora_ros.kernels.gate import gate_constants, gate_launch, gate_state
+    spec, cpu = model.spec, torch.device('cpu')
+    features = torch.zeros(8, spec.patch * 4, model.network.features)
+    k = LARGE
+    weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
+               'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
+    x, gate, out = torch.zeros(1, k), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, k)
+    return [gate_launch(features, gate_state(spec, 8, cpu), gate_constants(spec, cpu),
+                        torch.zeros(8, 4, dtype=torch.uint8)),
+            *(launch for shape in (Shape('few rows', 64, 32, 16), Shape('fused', 64, 64, 16, 4))
+              for launch in layer_launches(shape, x, weights, gate, out))]
 
 
 def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
     """Return what an engine would launch for batches of so many windows on ``target``."""
+    if engine == ALONE:
+        return alone(model)
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import Fork, make_buffers
     made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target])
@@ -34,8 +55,9 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
     """
     from taolora_ros.engine.gpu import GPU_ENGINES
     for name in engines:
-        if name not in GPU_ENGINES:
-            raise ValueError(f'engine: {name!r} has no kernels, {", ".join(GPU_ENGINES)} have')
+        if name not in (*GPU_ENGINES, ALONE):
+            raise ValueError(f'engine: {name!r} has no kernels, {", ".join(GPU_ENGINES)} and '
+                             f'{ALONE} have')
     try:
         import triton
 
@@ -64,18 +86,28 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
                        'registers': TARGETS[target].registers}, 'kernels': kernels}
 
 
+def summary(result: dict) -> list[list[str]]:
+    """Return a row for each kernel: how many configurations, and the most that one takes."""
+    families: dict[str, list[dict]] = {}
+    for kernel in result['kernels']:
+        families.setdefault(kernel['name'], []).append(kernel)
+    rows = []
+    for name, found in sorted(families.items()):
+        least = min(kernel['registers'] for kernel in found)
+        most = {key: max(kernel[key] for kernel in found) for key in (
+            'registers', 'spills', 'shared_bytes', 'instructions', 'warps')}
+        rows.append([name, str(len(found)), str(most['warps']), f'{least} - {most["registers"]}',
+                     str(most['spills']), str(most['shared_bytes']), str(most['instructions'])])
+    return rows
+
+
 def table(result: dict) -> Table:
-    """Return what the kernels take, the largest of each family and shape."""
+    """Return what the kernels take, family by family; --json has each configuration."""
     shown = Table(title=f'{len(result["kernels"])} kernels for {result["target"]}, Triton '
-                        f'{result["triton"]}')
+                        f'{result["triton"]}: the most of each family')
     shown.add_column('kernel')
-    shown.add_column('shape')
-    for name in ('warps', 'registers', 'spills', 'shared_bytes', 'instructions'):
+    for name in COLUMNS:
         shown.add_column(name, justify='right')
-    for kernel in sorted(result['kernels'], key=lambda k: (k['name'], -k['registers'])):
-        shape = ' '.join(f'{name}={kernel["configuration"][name]}' for name in (
-            'K', 'N', 'T', 'D', 'BM', 'BN', 'LORA', 'PERSISTENT')
-            if name in kernel['configuration'])
-        shown.add_row(kernel['name'], shape, *(f'{kernel[name]:,}' for name in (
-            'warps', 'registers', 'spills', 'shared_bytes', 'instructions')))
+    for row in summary(result):
+        shown.add_row(*row)
     return shown

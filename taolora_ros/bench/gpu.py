@@ -90,7 +90,7 @@ def network_table(rows: list[dict]) -> Table:
 
 
 def layer_table(rows: list[dict], copy_gb_s: float) -> Table:
-    """Return layers: the device's time, how much faster than fp16 + LoRA, share of a copy's rate."""
+    """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies."""
     peers = {(row['size'], row['rows'], row['rank']): row['device_us'] for row in rows
              if row['way'] == 'fp16 + LoRA' and 'device_us' in row}
     shown = Table(title='Layers: µs on the device')

@@ -57,6 +57,16 @@ def shapes(rows: int, size: int) -> Iterator[Shape]:
 def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor
               ) -> Callable[[], None]:
     """Return what runs our layer once, into ``out``, on the current stream."""
+    launches = layer_launches(shape, x, weights, gate, out)
+
+    def run() -> None:
+        for launch in launches:
+            launch()
+    return run
+
+
+def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor) -> list:
+    """Return the one or two launches of our layer into ``out``."""
     from taolora_ros.kernels.gemv import gemv_launch
     from taolora_ros.kernels.layout import Tiles, arrange
     from taolora_ros.kernels.linear import linear_launch
@@ -64,8 +74,8 @@ def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor
     tiles = Tiles(shape.half, shape.block_n, shape.zipper)
     arranged = arrange(**weights, x_zero=None, tiles=tiles)
     if shape.kind == 'fused':
-        return linear_launch(x, arranged, gate, out, block_m=shape.block_m, split=shape.split,
-                             warps=shape.warps)
+        return [linear_launch(x, arranged, gate, out, block_m=shape.block_m, split=shape.split,
+                              warps=shape.warps)]
     u = torch.empty(min(8, arranged.blocks), len(x), arranged.rank, device=x.device)
     codes = None
     if shape.kind == 'few rows':
@@ -75,12 +85,7 @@ def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor
     else:
         product = linear_launch(x, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
                                 split=shape.split, warps=shape.warps)
-    before = quantize_launch(x, arranged, codes, u)
-
-    def run() -> None:
-        before()
-        product()
-    return run
+    return [quantize_launch(x, arranged, codes, u), product]
 
 
 def measure(deadline: Deadline, sizes, rows, ranks, report) -> list[dict]:

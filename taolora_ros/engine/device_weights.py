@@ -1,4 +1,4 @@
-"""A network's weights on the GPU, in the layouts of its kernels, where adaptation can reach them."""
+"""A network's weights on the GPU, as its kernels read them, where adaptation can reach them."""
 
 from __future__ import annotations
 

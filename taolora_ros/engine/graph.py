@@ -24,6 +24,7 @@ from taolora_ros.kernels.launch import Launch, interpreted
 from taolora_ros.model_file import Model
 
 LARGEST = 64       # windows of one graph: more run as several
+EARLY = (1, 2, 4, 8)  # windows of graphs captured at start-up: no stream waits for them later
 AGREES = 0.005     # mean difference from the reference engine's scores that rounding explains
 
 
@@ -102,8 +103,11 @@ class GraphEngine:
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()  # a run and a change of weights exclude each other
         self._prepare(model)
-        if check and self._cuda:
-            self._compare(model)
+        if self._cuda:
+            for batch in EARLY:
+                self.slot(batch)
+            if check:
+                self._compare(model)
 
     def _prepare(self, model: Model) -> None:
         raise NotImplementedError
@@ -197,7 +201,8 @@ class _Slot:
             self._issue()
         side.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may copy weights to the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             self._issue()
         return graph
 
