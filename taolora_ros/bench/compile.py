@@ -6,6 +6,7 @@ import torch
 from rich.table import Table
 
 from taolora_ros.bench.cross_compile import TARGETS, cross_compile
+from taolora_ros.bench.origin import commit
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
@@ -82,6 +83,7 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
         kernels.append({**cross_compile(launch, target).to_dict(), 'used_by': uses})
     report(len(todo), len(todo), 'all')
     return {'target': target, 'triton': triton.__version__, 'torch': torch.__version__,
+            'provenance': f'taolora bench compile --target {target} --json FILE, commit {commit()}',
             'limits': {'shared_bytes': TARGETS[target].shared_bytes,
                        'registers': TARGETS[target].registers}, 'kernels': kernels}
 

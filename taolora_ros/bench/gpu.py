@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from importlib import metadata
-from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
+
+from taolora_ros.bench.origin import commit
 
 PARTS = ('networks', 'layers')
 NETWORK_SHARE = 0.5  # of the time, for networks; layers get what is left
@@ -44,11 +44,9 @@ def provenance() -> dict:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = 'not installed'
-    told = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True,
-                          cwd=Path(__file__).parent)
     return {'gpu': device.name, 'capability': f'{device.major}.{device.minor}',
             'multiprocessors': device.multi_processor_count, 'cuda': torch.version.cuda,
-            'python': platform.python_version(), 'commit': told.stdout.strip() or 'unknown',
+            'python': platform.python_version(), 'commit': commit(),
             **versions}
 
 
