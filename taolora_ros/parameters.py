@@ -82,7 +82,7 @@ NODE = (
               'below under its name'),
     Parameter('device', str, 'auto', 'where the network runs', choices=('auto', 'cpu', 'cuda')),
     Parameter('engine', str, 'auto', 'how the network runs', choices=(
-        'auto', 'reference', 'native')),
+        'auto', 'reference', 'native', 'mega', 'fused', 'streams')),
     Parameter('poll_rate', float, 50.0, 'how often messages are collected and windows decided',
               unit='Hz', low=1.0, high=1000.0),
     Parameter('max_lag', float, 1.0, 'how long windows may wait for the network before newer ones '

@@ -28,6 +28,7 @@ from taolora_ros.detector import Detector
 from taolora_ros.diagnostics import plain_status
 from taolora_ros.event_messages import anomaly_message, event_message, model_info_message
 from taolora_ros.feed import Feed
+from taolora_ros.jetson import board_report
 from taolora_ros.live_parameters import LiveParameters
 from taolora_ros.models import Models, said_of
 from taolora_ros.running import Running
@@ -178,6 +179,9 @@ class TaoloraNode(LifecycleNode):
             if not converter.stamped:
                 self.get_logger().warning(UNSTAMPED.format(
                     stream, given['type'], given['sample_rate']))
+        if any('cuda' in running.engine for running in self._streams.values()):
+            for line in board_report():
+                self.get_logger().info(line)
 
     def _activate(self) -> None:
         for stream, running in self._streams.items():

@@ -5,8 +5,11 @@ What tests share: a ROS 2 domain of their own, the recordings, and why a test is
     talker       a ROS node of the test module's own that publishes, listens and calls services
     shared_data  the folder of recordings; skips where there is none
     gpu          marker: skips without a CUDA device
+    kernels      the torch device on which Triton's kernels run: CUDA, or the CPU in its
+                 interpreter where there is no driver of a GPU
 """
 
+import ctypes
 import fcntl
 import importlib
 import os
@@ -48,6 +51,12 @@ def pytest_configure(config):
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
     else:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    # Triton reads this when it is first imported, by whichever test. A library that loads says
+    # that there is a GPU without waking it.
+    try:
+        ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        os.environ['TRITON_INTERPRET'] = '1'
     config.ros_logs = tempfile.TemporaryDirectory(prefix='taolora_ros_log_')
     os.environ['ROS_LOG_DIR'] = config.ros_logs.name
 
@@ -81,6 +90,19 @@ def ros():
                 raise  # `make setup` promises them: missing there is a fault
             pytest.skip(f'{name} does not import ({error}): run `make setup`')
     return importlib.import_module('rclpy')
+
+
+@pytest.fixture(scope='session')
+def kernels():
+    """Give the torch device that kernels run on; skip without Triton, but not in .venv."""
+    torch = pytest.importorskip('torch')
+    if Path(sys.prefix) != ROOT / '.venv':
+        pytest.importorskip('triton')
+    if os.environ.get('TRITON_INTERPRET') == '1':
+        return torch.device('cpu')
+    if not torch.cuda.is_available():
+        pytest.skip('there is a driver, but no CUDA device')
+    return torch.device('cuda')
 
 
 @pytest.fixture(scope='module')

@@ -7,13 +7,14 @@ import time
 
 import numpy as np
 
+from taolora_ros.engine.gpu import GPU_ENGINES, NoTriton, make_gpu_engine
 from taolora_ros.engine.interface import Engine
 from taolora_ros.engine.reference import ReferenceEngine, pick_device
 from taolora_ros.model_file import Model
 
-ENGINES = ('auto', 'reference', 'native')
-CANDIDATES = {'cpu': ('native', 'reference'), 'cuda': ('reference',)}  # for INT4 models
-ROUNDS = 5  # windows over which an engine is timed: the median counts
+ENGINES = ('auto', 'reference', 'native', *GPU_ENGINES)
+CANDIDATES = {'cpu': ('native', 'reference'), 'cuda': (*GPU_ENGINES, 'reference')}  # INT4 models
+ROUNDS = 15  # windows over which an engine is timed: the median counts
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,17 @@ def _make(name: str, model: Model, device: str) -> Engine:
             raise ValueError(f'it runs on the CPU, not on {device}')
         from taolora_ros.engine.native import NativeEngine
         return NativeEngine(model)
+    if name in GPU_ENGINES:
+        return make_gpu_engine(name, model, device)
     return ReferenceEngine(model, device)
 
 
 def _fastest(model: Model, device: str) -> Engine:
     names = CANDIDATES[device] if model.precision == 'int4' else ('reference',)
-    made, seconds = {}, {}
+    made, seconds, missing = {}, {}, False
     for name in names:
+        if missing and name in GPU_ENGINES:  # said once
+            continue
         try:
             made[name] = _make(name, model, device)
             seconds[name] = _time(made[name], model)
@@ -59,6 +64,7 @@ def _fastest(model: Model, device: str) -> Engine:
             log.warning('engine %s cannot be used for %s, the next one is: %s', name,
                         model.spec.name, error)
             made.pop(name, None)
+            missing |= isinstance(error, NoTriton)
     if not made:
         raise ValueError(f'engine: none of {", ".join(names)} runs on {device}')
     best = min(seconds, key=seconds.get)
