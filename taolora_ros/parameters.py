@@ -211,7 +211,7 @@ def changed(stream: str, settings: Settings, spec: ModelSpec, changes: Mapping[s
 
 
 def adaptation(values: Mapping[str, object]) -> AdaptationSettings:
-    """Return settings with ``values``; raise ValueError, with the parameter's name, if they clash."""
+    """Return settings with ``values``; raise ValueError, naming the parameter, if they clash."""
     table = {parameter.name: parameter for parameter in ADAPTATION}
     return AdaptationSettings(**{name: table[name].checked(value, f'adaptation.{name}')
                                  for name, value in values.items()})
@@ -255,7 +255,8 @@ def yaml_text() -> str:
         lines += [f'    {line}' for line in _commented(p)] + [f'    {p.name}: {_yaml(p.default)}']
     lines += ['', '    adaptation:']
     for p in ADAPTATION:
-        lines += [f'      {line}' for line in _commented(p)] + [f'      {p.name}: {_yaml(p.default)}']
+        lines += [f'      {line}' for line in _commented(p)]
+        lines.append(f'      {p.name}: {_yaml(p.default)}')
     for explained, (stream, values) in enumerate(EXAMPLES.items()):
         spec = next(spec for spec in SPECS.values() if spec.name == values['model'])
         own = dataclasses.asdict(Settings.default(spec))

@@ -2,11 +2,11 @@
  *
  *     acc[m][n] = sum over k of x[m][k] * w[k][n]        |x| <= 15, w in -7 .. 7
  *
- * Weights lie in blocks of LANES columns and steps of 8 rows: 64 bytes, in which byte 4 n + j holds
- * w[8 s + j][n] + 8 in its low and w[8 s + 4 + j][n] + 8 in its high half. So one load and two masks
- * give two registers for a product that sums four bytes at a time (VNNI's vpdpbusd, ARM's sdot; AVX2
- * has vpmaddubsw, whose 16 bits suffice for four-bit factors). What the 8 adds is taken off again as
- * 8 * sum of x. Bytes read: K * N / 2 for each tile of ROWS tokens.
+ * Weights lie in blocks of LANES columns and steps of 8 rows: 64 bytes, in which byte 4 n + j
+ * holds w[8 s + j][n] + 8 in its low and w[8 s + 4 + j][n] + 8 in its high half. So one load and
+ * two masks give two registers for a product that sums four bytes at a time (VNNI's vpdpbusd,
+ * ARM's sdot; AVX2 has vpmaddubsw, whose 16 bits suffice for four-bit factors). What the 8 adds is
+ * taken off again as 8 * sum of x. Bytes read: K * N / 2 for each tile of ROWS tokens.
  */
 #ifndef TAOLORA_INT4_H
 #define TAOLORA_INT4_H

@@ -36,7 +36,8 @@ class Dense(ctypes.Structure):
 class Block(ctypes.Structure):
     """`Block` of network.c."""
 
-    _fields_ = [('attention', c_int32), ('norm1', Floats), ('norm2', Floats), ('kernel', Floats)] + [
+    _fields_ = [('attention', c_int32)] + [
+        (name, Floats) for name in ('norm1', 'norm2', 'kernel')] + [
         (name, Linear) for name in ('inner', 'outer', 'up', 'down')]
 
 

@@ -2,8 +2,8 @@
 
 The compiler is $CC, or cc, gcc or clang, whichever is found first. What it makes is kept in
 $XDG_CACHE_HOME/taolora_ros (by default ~/.cache/taolora_ros, or a folder of the temporary
-directory where that cannot be written), under a name made of everything that it depends on: sources,
-flags, compiler and processor. So it takes a second or two the first time, and none later.
+directory where that cannot be written), under a name made of everything that it depends on:
+sources, flags, compiler and processor. So it takes a second or two the first time, and none later.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def compiler() -> str:
     for name in wanted:
         if shutil.which(name):
             return shutil.which(name)
-    raise RuntimeError(f'no C compiler: {", ".join(wanted)} not found (Debian, Ubuntu: apt install gcc)')
+    raise RuntimeError(f'no C compiler: {", ".join(wanted)} not found (Debian, Ubuntu: apt install '
+                       'gcc)')
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
@@ -130,5 +131,6 @@ def run(command: list[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(f'{command[0]}: {error}') from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if 'error' in line] or ['no reason given']
-        raise RuntimeError(f'{command[0]} failed with {done.returncode}: {lines[0]:.200}')
+        lines = [line for line in done.stderr.splitlines() if 'error' in line]
+        raise RuntimeError(f'{command[0]} failed with {done.returncode}: '
+                           f'{(lines or ["no reason given"])[0]:.200}')

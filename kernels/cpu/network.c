@@ -68,7 +68,8 @@ static inline void store(float *x, Lanes y)
 }
 
 /* Round a tile (rows, k) to codes (ROWS, groups * steps * 8), zero beyond; sum them by group. */
-static void quantize(const Linear *l, int rows, const float *x, int stride, int8_t *q, int32_t *sums)
+static void quantize(const Linear *l, int rows, const float *x, int stride, int8_t *q,
+                     int32_t *sums)
 {
     int size = l->k / l->groups, padded = l->steps * STEP, width = l->groups * padded;
     memset(q, 0, (size_t)ROWS * width);
@@ -90,7 +91,8 @@ static void quantize(const Linear *l, int rows, const float *x, int stride, int8
 }
 
 /* Sum over k of x[i][k] * w[k] for GROUP rows of x and LANES columns of w. */
-static inline void multiply(int length, const float *x, int xs, const float *w, int ws, Lanes sum[GROUP])
+static inline void multiply(int length, const float *x, int xs, const float *w, int ws,
+                            Lanes sum[GROUP])
 {
     for (int k = 0; k < length; k++) {
         Lanes row = load(w + (size_t)k * ws);
@@ -166,8 +168,8 @@ static void linear(const Linear *l, int rows, const uint8_t *open, const float *
     }
 }
 
-static void layer_norm(int rows, int width, const float *norm, float epsilon, const float *x, int xs,
-                       float *y, int ys)
+static void layer_norm(int rows, int width, const float *norm, float epsilon, const float *x,
+                       int xs, float *y, int ys)
 {
     for (int m = 0; m < rows; m++) {
         const float *from = x + m * xs;
@@ -198,7 +200,8 @@ static void dense(const Dense *l, int rows, const float *x, int xs, float *y, in
 }
 
 /* y (T, D) = depthwise convolution of the first D columns of x, times SiLU of the next D. */
-static void convolve(const Network *net, const Block *block, const float *x, int xs, float *y, int ys)
+static void convolve(const Network *net, const Block *block, const float *x, int xs, float *y,
+                     int ys)
 {
     int width = net->width, reach = net->taps / 2, stride = PAD(width);
     for (int t = 0; t < net->tokens; t++) {
@@ -280,9 +283,10 @@ static void attend(const Network *net, const float *x, int xs, float *y, int ys,
             for (int e = 0; e < size; e += LANES) {
                 Lanes sum[GROUP] = {{0}};
                 int columns = size - e < LANES ? size - e : LANES;
+                float *to = y + (size_t)t * ys + h * size + e;
                 multiply(tokens, score, stride, head + 2 * width + e, xs, sum);
-                for (int i = 0; i < GROUP; i++)
-                    memcpy(y + (size_t)(t + i) * ys + h * size + e, sum + i, sizeof(float) * columns);
+                for (int i = 0; i < GROUP; i++, to += ys)
+                    memcpy(to, sum + i, sizeof(float) * columns);
             }
         }
     }
@@ -346,15 +350,18 @@ static void heads(const Network *net, int rows, const float *patches, const Room
 }
 
 /* One block on the tokens of a window, room->x to room->x. */
-static void run_block(const Network *net, const Block *block, const uint8_t *open, const Room *room)
+static void run_block(const Network *net, const Block *block, const uint8_t *open,
+                      const Room *room)
 {
     int tokens = net->tokens, width = net->width, stride = PAD(width), wide = PAD(3 * width);
     int hidden = PAD(net->mlp * width);
     float *normal = room->normal, *middle = room->middle, *rest = room->rest;
     for (int t = 0; t < tokens; t += ROWS) {
         int rows = tokens - t < ROWS ? tokens - t : ROWS;
-        layer_norm(rows, width, block->norm1, net->epsilon, room->x + t * stride, stride, normal, stride);
-        linear(&block->inner, rows, open + t, normal, stride, room->inner + t * wide, wide, 0, rest);
+        layer_norm(rows, width, block->norm1, net->epsilon, room->x + t * stride, stride, normal,
+                   stride);
+        linear(&block->inner, rows, open + t, normal, stride, room->inner + t * wide, wide, 0,
+               rest);
     }
     if (block->attention)
         attend(net, room->inner, wide, room->mixed, stride, rest);
@@ -362,8 +369,8 @@ static void run_block(const Network *net, const Block *block, const uint8_t *ope
         convolve(net, block, room->inner, wide, room->mixed, stride);
     for (int t = 0; t < tokens; t += ROWS) {
         int rows = tokens - t < ROWS ? tokens - t : ROWS;
-        float *tile = room->x + t * stride;
-        linear(&block->outer, rows, open + t, room->mixed + t * stride, stride, tile, stride, 1, rest);
+        float *tile = room->x + t * stride, *mixed = room->mixed + t * stride;
+        linear(&block->outer, rows, open + t, mixed, stride, tile, stride, 1, rest);
         layer_norm(rows, width, block->norm2, net->epsilon, tile, stride, normal, stride);
         linear(&block->up, rows, open + t, normal, stride, middle, hidden, 0, rest);
         for (int j = 0; j < rows * hidden; j++)
@@ -381,7 +388,7 @@ void taolora_run(const Network *net, int32_t windows, const float *x, const uint
     int pixels = net->patch * net->features, tokens = net->tokens, width = net->width;
     Room room;
     lay_out(net, base, &room);
-    for (int i = 0; i < windows; i++, x += tokens * pixels, gates += tokens, anomaly += net->features) {
+    for (int i = 0; i < windows; i++) {
         memset(anomaly, 0, sizeof(float) * net->features);
         dense(&net->embed, tokens, x, pixels, room.x, PAD(net->width));
         for (int j = 0; j < net->blocks; j++)
@@ -398,6 +405,9 @@ void taolora_run(const Network *net, int32_t windows, const float *x, const uint
         }
         for (int f = 0; f < net->features; f++)
             anomaly[f] = sqrtf(anomaly[f] / (tokens * net->patch)) / net->anomaly[f];
+        x += tokens * pixels;
+        gates += tokens;
+        anomaly += net->features;
     }
 }
 

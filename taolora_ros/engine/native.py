@@ -93,7 +93,7 @@ def _network(model: Model, arrays: layout.Arrays) -> layout.Network:
     network, spec = model.network, model.spec
     shape, names = spec.network, {layer: name for name, layer in network.linears().items()}
     if spec.tokens % 4:
-        raise ValueError(f'tokens: {spec.tokens} is no multiple of 4, which the native engine needs')
+        raise ValueError(f'tokens: {spec.tokens} is no multiple of 4, as it has to be')
 
     def norm(layer):
         return arrays.floats(np.stack([layer.weight.detach(), layer.bias.detach()]))
