@@ -22,7 +22,8 @@ from taolora_ros.comparators.rows import Row, ablation, comparators
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.evaluation.beats import ratio
 from taolora_ros.evaluation.detection import changed_settings
-from taolora_ros.evaluation.evaluate import PROCESSES, judge, summarise
+from taolora_ros.evaluation.evaluate import judge, summarise
+from taolora_ros.evaluation.spread import PROCESSES
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import Recording
