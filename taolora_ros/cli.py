@@ -271,7 +271,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='what train wrote')
     parser.add_argument('--data', required=True, metavar='DIR', help='recordings to calibrate on')
     parser.add_argument('--out', required=True, metavar='FILE', help='the model file to write')
-    parser.add_argument('--rank', type=int, help='rank of the LoRA')
+    parser.add_argument('--rank', type=int, help='rank of the LoRA (default 16)')
     parser.add_argument('--buffer', choices=('x', 'residual'),
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
@@ -281,10 +281,10 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--groups', type=int,
                         help='scales for each output along the inputs (default 1)')
     parser.add_argument('--lora-bits', type=int, choices=(16, 8, 4),
-                        help='bits of the LoRA in the file (default 16)')
+                        help='bits of the LoRA in the file (default 4)')
     parser.add_argument('--scale-bits', type=int, choices=(32, 16, 8),
                         help='bits of activation scales; 8: all scales are powers of two '
-                             '(default 32; weight scales have 16 at most)')
+                             '(default 16; weight scales have 16 at most)')
     parser.add_argument('--leave-out', metavar='NAME[,NAME]',
                         help='subjects, records or sources neither to calibrate nor to tune on')
     parser.add_argument('--seed', type=int, default=0)

@@ -15,6 +15,9 @@ from taolora_ros.training.corpus import build_corpus
 from taolora_ros.training.windows import Batch
 
 
+PLAIN = {'rank': 3, 'lora_bits': 16, 'scale_bits': 32}  # what files of version 1 hold
+
+
 def tiny_spec(spec: ModelSpec = IMU_FALLS) -> ModelSpec:
     """Return ``spec`` with a network of a few thousand weights."""
     return dataclasses.replace(spec, tokens=16, delay=0.4, network=NetworkSpec(
@@ -38,7 +41,7 @@ def tiny_models(folder, spec: ModelSpec | None = None, seed: int = 0, **options)
     path = folder / 'tiny.safetensors'
     scale = torch.ones(network.features)
     save_model(folder / 'tiny.fp32.safetensors', spec, network, scale, {'made': 'by a test'}, {})
-    quantized = quantize_network(network, tiny_batch(spec), QuantizeOptions(rank=3, **options))
+    quantized = quantize_network(network, tiny_batch(spec), QuantizeOptions(**{**PLAIN, **options}))
     save_model(path, spec, quantized, scale, {'made': 'by a test'}, {})
     return path
 

@@ -33,6 +33,7 @@ from taolora_ros.training.recipe import training_recordings
 from taolora_ros.training.tuning import TuneOptions
 from taolora_ros.training.windows import Batch, WindowSampler
 
+RANK = 8  # of every LoRA, where a row does not say otherwise
 Progress = Callable[[int, int, str], None]  # rows done, rows, the row just done
 
 
@@ -99,11 +100,11 @@ def _sampler(spec, corpus, seed: int, augment: bool) -> WindowSampler:
 
 
 def _options(shipped: Model, windows: int) -> QuantizeOptions:
-    """Return the options the shipped model was quantized with, as far as they are known."""
+    """Return the shipped model's options, with the LoRA that the other methods have, too."""
     known = {field.name for field in dataclasses.fields(QuantizeOptions)}
     told = shipped.metadata['provenance'].get('quantization', {})
     options = QuantizeOptions(**{key: value for key, value in told.items() if key in known})
-    return dataclasses.replace(options, rank=shipped.rank, windows=windows)
+    return dataclasses.replace(options, rank=RANK, lora_bits=16, scale_bits=32, windows=windows)
 
 
 def run(study: Study, rows: list[Row], processes: int | None = None,
