@@ -54,6 +54,7 @@ setup(
     ],
     extras_require={
         'report': ['plotly>=6.0'],
+        'peers': ['neurokit2>=0.2', 'sleepecg>=0.5', 'wfdb>=4.1'],  # to compare with
         'test': ['pytest'],  # without it colcon test looks for unittest's and runs none
     },
     zip_safe=False,
