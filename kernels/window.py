@@ -126,7 +126,7 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
 def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends: Tensor,
                     scores: Tensor, embedding: Tensor, constants: dict[str, int],
                     persistent: bool, block_m: int = 16, block_h: int = 64, warps: int = 8,
-                     stages: int = 3, precision: str = 'tf32x3') -> list[Launch]:
+                    stages: int = 3, precision: str = 'tf32x3') -> list[Launch]:
     """Return the launch of a batch, or one a stage, with buffers of their own to work in.
 
     ``constants`` are BLOCKS, T, E, C, K, Y and FEATURES; ``scores`` holds probability, offset and
