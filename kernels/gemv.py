@@ -59,7 +59,8 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
                 sums = dp4a(plane, q, sums, ASM)
             else:
                 group = (2 * block + side) * H // size
-                scale = tl.load(scales + group * N + n, mask=n_ok & (group < GROUPS), other=0.0)
+                at_scale = group * N + n
+                scale = tl.load(scales + at_scale, mask=n_ok & (at_scale < GROUPS * N), other=0.0)
                 part = dp4a(plane, q, tl.zeros((BN, words), tl.int32), ASM) >> 4
                 total += scaled(part.to(tl.float32), scale[:, None], SHIFT)
     if GROUPS == 1:

@@ -81,6 +81,15 @@ def fine_dot(x, factors, total):
 
 
 @triton.jit
+def fine_product(x, y):
+    """Return the product of float32 x and y, each taken as the sum of two float16."""
+    x_high, y_high = x.to(tl.float16), y.to(tl.float16)
+    x_low, y_low = (x - x_high.to(tl.float32)).to(tl.float16), y - y_high.to(tl.float32)
+    total = tl.dot(x_high, y_low.to(tl.float16))
+    return tl.dot(x_high, y_high, tl.dot(x_low, y_high, total))
+
+
+@triton.jit
 def gelu(x):
     """Return the exact GELU (Hendrycks and Gimpel 2016)."""
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))

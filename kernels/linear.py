@@ -69,7 +69,9 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
             for side in tl.static_range(2):
                 part = tl.dot(q1 if side else q0, high if side else low, zero, out_dtype=tl.int32)
                 group = (2 * block + side) * H // padded
-                scale = tl.load(scales + group * N + n, mask=(n < N) & (group < GROUPS), other=0.0)
+                at_scale = group * N + n
+                scale = tl.load(scales + at_scale, mask=(n < N) & (at_scale < GROUPS * N),
+                                other=0.0)
                 total += scaled((part >> 4).to(tl.float32), scale[None, :], SHIFT)
         if LORA:
             start = a + block * A_STEP

@@ -21,7 +21,7 @@ def load_half(x, row, row_ok, h, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.co
     group = h * H // padded
     within = h * H - group * padded + tl.arange(0, H)
     k = group * size + within
-    k_ok = (within < size) & (group < GROUPS)
+    k_ok = (within < size) & (k < K)  # the last half-block may lie behind the last group
     value = tl.load(x + row[:, None] * K + k[None, :], mask=row_ok[:, None] & k_ok[None, :],
                     other=0.0)
     return value.to(tl.float32), k, k_ok

@@ -10,9 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from taolora_ros.kernels.attention import attend
 from taolora_ros.kernels.convolution import gated_taps
-from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, round_between
+from taolora_ros.kernels.int4 import fine_dot, fine_product, gelu, nibbles, round_between
 from taolora_ros.kernels.rows import EPS
 
 
@@ -63,20 +62,33 @@ def add_products(sums, q0, q1, codes, n, row_bytes, BK: tl.constexpr, ASM: tl.co
 
 
 @triton.jit
-def mixed(inner, room, cos, sin, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr,
-          J: tl.constexpr, E: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
-          PRECISION: tl.constexpr):
+def attend_turned(qkv, t, t_ok, head, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+                  BT: tl.constexpr):
+    """Return one head's output (BM, E) for queries t; queries and keys are turned already."""
+    e, key = tl.arange(0, E), tl.arange(0, BT)
+    start = qkv + head * E + e[None, :]
+    # Past the first-level cache: another program wrote what is read here.
+    q = tl.load(start + t[:, None] * 3 * D, mask=t_ok[:, None], other=0.0, cache_modifier='.cg')
+    at, key_ok = start + D + key[:, None] * 3 * D, (key < T)[:, None]
+    k = tl.load(at, mask=key_ok, other=0.0, cache_modifier='.cg')
+    v = tl.load(at + D, mask=key_ok, other=0.0, cache_modifier='.cg')
+    root: tl.constexpr = E ** -0.5
+    score = tl.where((key < T)[None, :], fine_product(q * root, tl.trans(k)), -float('inf'))
+    weight = tl.exp(score - tl.max(score, 1)[:, None])
+    return fine_product(weight / tl.sum(weight, 1)[:, None], v)
+
+
+@triton.jit
+def mixed(inner, room, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
+          E: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr):
     """Return what a block's mixer gives for tokens t, in halves; ``room`` (T, D) is for it."""
     half: tl.constexpr = D // 2
-    d, e = tl.arange(0, half), tl.arange(0, BE)
+    d, e = tl.arange(0, half), tl.arange(0, E)
     ok = t_ok[:, None]
-    if attends:
+    if attends > 0:
         for head in range(D // E):
-            o0, o1 = attend(inner, cos, sin, t, head, T, D, E, BM, BT, BE, PRECISION)
-            at = room + t[:, None] * D + head * E + e[None, :]
-            e_ok = ok & (e[None, :] < E // 2)
-            tl.store(at, o0, mask=e_ok)
-            tl.store(at + E // 2, o1, mask=e_ok)
+            o = attend_turned(inner, t, t_ok, head, T, D, E, BT)
+            tl.store(room + t[:, None] * D + head * E + e[None, :], o, mask=ok)
         tl.debug_barrier()
         at = room + t[:, None] * D + d[None, :]
         m0 = tl.load(at, mask=ok, other=0.0, cache_modifier='.cg')
@@ -134,23 +146,39 @@ def block_rest(x0, x1, m0, m1, codes, factors, vectors, opened, D: tl.constexpr,
 
 
 @triton.jit
-def store_inner(x0, x1, out, codes, factors, vectors, opened, t, t_ok, columns, D: tl.constexpr,
-                S: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                ASM: tl.constexpr):
-    """Store the inner layer of the norm of X: (BM, columns) of ``out``, which starts a window."""
+def store_inner(x0, x1, out, codes, factors, vectors, cos, sin, opened, t, t_ok, attends,
+                D: tl.constexpr, S: tl.constexpr, E: tl.constexpr, RANK: tl.constexpr,
+                BM: tl.constexpr, ASM: tl.constexpr):
+    """Store the inner layer of the norm of X, (BM, 2 D) or (BM, 3 D); ``out`` starts a window.
+
+    D columns at a time: first halves of all heads, then the second ones, so that queries and keys
+    are turned (RoFormer) before anybody reads them.
+    """
     half: tl.constexpr = D // 2
+    turn: tl.constexpr = E // 2
     limits = vectors + 4 * D
     scale = limits + 16 + 3 * D + S
     v0, v1 = normed(x0, x1, vectors, D)
-    no_u = tl.zeros((BM, RANK), tl.float32)
+    no_u, none = tl.zeros((BM, RANK), tl.float32), tl.zeros((BM, half), tl.int32)
     q0, u = rounded(v0, limits + 16, limits, no_u, factors, D, RANK, half)
     q1, u = rounded(v1, limits + 16 + half, limits, u, factors + half * RANK, D, RANK, half)
-    none = tl.zeros((BM, BN), tl.int32)
-    for j in range(0, columns, BN):
-        n = j + tl.arange(0, BN)
-        y = add_products(none, q0, q1, codes, n, half, half, ASM)
-        y = completed(y, u, scale, scale + 3 * D, factors + 2 * D * RANK, opened, n, columns, RANK)
-        tl.store(out + t[:, None] * columns + n[None, :], y, mask=t_ok[:, None])
+    i = tl.arange(0, half)
+    angle, ok = t[:, None] * turn + (i % turn)[None, :], t_ok[:, None]
+    c, s = tl.load(cos + angle, mask=ok, other=0.0), tl.load(sin + angle, mask=ok, other=0.0)
+    parts, turning = 2 + attends, 2 * attends  # of a convolution none is turned
+    columns = parts * D
+    b = factors + 2 * D * RANK
+    for part in range(parts):
+        n = part * D + i // turn * E + i % turn
+        y0 = add_products(none, q0, q1, codes, n, half, half, ASM)
+        y1 = add_products(none, q0, q1, codes, n + turn, half, half, ASM)
+        y0 = completed(y0, u, scale, scale + 3 * D, b, opened, n, columns, RANK)
+        y1 = completed(y1, u, scale, scale + 3 * D, b, opened, n + turn, columns, RANK)
+        if part < turning:
+            y0, y1 = y0 * c - y1 * s, y0 * s + y1 * c
+        at = out + t[:, None] * columns + n[None, :]
+        tl.store(at, y0, mask=ok)
+        tl.store(at + turn, y1, mask=ok)
 
 
 @triton.jit

@@ -70,10 +70,9 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
                   embedding, first, last, batch, KINDS: tl.constexpr, BLOCKS: tl.constexpr,
                   T: tl.constexpr, D: tl.constexpr, S: tl.constexpr, J: tl.constexpr,
                   E: tl.constexpr, C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
-                  FEATURES: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                  BH: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr,
-                  BY: tl.constexpr, PERSISTENT: tl.constexpr, PRECISION: tl.constexpr,
-                  ASM: tl.constexpr):
+                  FEATURES: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
+                  BT: tl.constexpr, BC: tl.constexpr, BY: tl.constexpr, PERSISTENT: tl.constexpr,
+                  PRECISION: tl.constexpr, ASM: tl.constexpr):
     """Take BM tokens of one window through the stages first..last - 1."""
     tile, window = tl.program_id(0), tl.program_id(1)
     half: tl.constexpr = D // 2
@@ -102,21 +101,19 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
             x0, x1 = tl.load(x, mask=ok, other=0.0), tl.load(x + half, mask=ok, other=0.0)
             block = stage - 1
             weights = vectors + block * (18 * D + 3 * S + 16 + J * D)
-            m0, m1 = mixed(inner + (block & 1) * inner_size, room, cos, sin,
-                           weights + 17 * D + 3 * S + 16, t, t_ok, (KINDS >> block) & 1 != 0, T, D,
-                           J, E, BM, BT, BE, PRECISION)
+            m0, m1 = mixed(inner + (block & 1) * inner_size, room, weights + 17 * D + 3 * S + 16,
+                           t, t_ok, (KINDS >> block) & 1, T, D, J, E, BM, BT)
             x0, x1 = block_rest(x0, x1, m0, m1, codes + block * (2 * D * D + S * D),
                                 factors + block * (11 * D + 3 * S) * RANK, weights, opened, D, S,
                                 RANK, BM, BH, ASM)
         if stage < BLOCKS:
             tl.store(x, x0, mask=ok)
             tl.store(x + half, x1, mask=ok)
-            columns = D * (2 + ((KINDS >> stage) & 1))
             store_inner(x0, x1, inner + (stage & 1) * inner_size,
                         codes + stage * (2 * D * D + S * D),
                         factors + stage * (11 * D + 3 * S) * RANK,
-                        vectors + stage * (18 * D + 3 * S + 16 + J * D), opened, t, t_ok, columns,
-                        D, S, RANK, BM, BN, ASM)
+                        vectors + stage * (18 * D + 3 * S + 16 + J * D), cos, sin, opened, t,
+                        t_ok, (KINDS >> stage) & 1, D, S, E, RANK, BM, ASM)
             if PERSISTENT:
                 meet(counters + 2 * window, TILES * (stage + 1))
         else:
@@ -128,15 +125,15 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
 
 def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends: Tensor,
                     scores: Tensor, embedding: Tensor, constants: dict[str, int],
-                    persistent: bool, block_m: int = 16, block_n: int = 64, block_h: int = 64,
-                    warps: int = 4, stages: int = 3, precision: str = 'tf32x3') -> list[Launch]:
+                    persistent: bool, block_m: int = 16, block_h: int = 64, warps: int = 8,
+                    stages: int = 3, precision: str = 'tf32x3') -> list[Launch]:
     """Return the launch of a batch, or one a stage, with buffers of their own to work in.
 
     ``constants`` are BLOCKS, T, E, C, K, Y and FEATURES; ``scores`` holds probability, offset and
     anomaly one behind the other. Raise ValueError for sizes that the kernel cannot take.
     """
     width, hidden, tokens = weights.width, weights.hidden, constants['T']
-    check_sizes(width, hidden, constants['E'], block_n, block_h)
+    check_sizes(width, hidden, constants['E'], block_h)
     batch, tiles = len(gates) // tokens, ceil_div(tokens, block_m)
     power = triton.next_power_of_2
     size = max(power(constants['C']), 16)
@@ -148,8 +145,8 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place),
         'embedding': embedding, 'batch': batch}
     fixed = {**constants, 'KINDS': weights.kinds, 'D': width, 'S': hidden, 'J': weights.taps,
-             'RANK': weights.rank, 'BM': block_m, 'BN': block_n, 'BH': block_h,
-             'BT': max(power(tokens), 16), 'BE': max(power(constants['E'] // 2), 16), 'BC': size,
+             'RANK': weights.rank, 'BM': block_m, 'BH': block_h,
+             'BT': max(power(tokens), 16), 'BC': size,
              'BY': max(power(constants['Y']), 16), 'PERSISTENT': persistent and tiles > 1,
              'PRECISION': precision, 'ASM': not interpreted()}
     count = constants['BLOCKS'] + 1
@@ -158,14 +155,12 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
                    fixed, warps, stages) for first, last in steps]
 
 
-def check_sizes(width: int, hidden: int, head: int, block_n: int, block_h: int) -> None:
+def check_sizes(width: int, hidden: int, head: int, block_h: int) -> None:
     """Raise ValueError naming what the kernel of a window cannot take."""
     half = width // 2
     if half < 32 or half & (half - 1) or width % 2:
         raise ValueError(f'width: {width} is not a power of two from 64')
     if hidden // 2 % block_h or hidden % 2:
         raise ValueError(f'hidden width: {hidden} is no multiple of {2 * block_h}')
-    if width % block_n:
-        raise ValueError(f'width: {width} is no multiple of {block_n}')
-    if head % 2 or width % head:
-        raise ValueError(f'size of a head: {head} is odd or does not divide {width}')
+    if head < 16 or head & (head - 1):
+        raise ValueError(f'size of a head: {head} is not a power of two from 16')

@@ -71,6 +71,12 @@ def pytest_report_header():
     return f'ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}'
 
 
+def pytest_itemcollected(item):
+    """Let `-m gpu` choose the tests of kernels, too, where they run on a GPU."""
+    if 'kernels' in getattr(item, 'fixturenames', ()) and 'TRITON_INTERPRET' not in os.environ:
+        item.add_marker('gpu')
+
+
 def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker('gpu'):

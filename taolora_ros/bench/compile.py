@@ -67,7 +67,7 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
         raise ValueError(f'{error}: Triton compiles the kernels, install it') from error
     if interpreted():
         raise ValueError('TRITON_INTERPRET is set: nothing is compiled; unset it')
-    todo = {}
+    todo, made_at = {}, commit()  # now: files may be edited while kernels compile
     for name in models:
         model = load_model(find_model(name))
         for engine in engines:
@@ -83,7 +83,7 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
         kernels.append({**cross_compile(launch, target).to_dict(), 'used_by': uses})
     report(len(todo), len(todo), 'all')
     return {'target': target, 'triton': triton.__version__, 'torch': torch.__version__,
-            'provenance': f'taolora bench compile --target {target} --json FILE, commit {commit()}',
+            'provenance': f'taolora bench compile --target {target} --json FILE, commit {made_at}',
             'limits': {'shared_bytes': TARGETS[target].shared_bytes,
                        'registers': TARGETS[target].registers}, 'kernels': kernels}
 

@@ -21,12 +21,14 @@ class MegaEngine(GraphEngine):
     name = 'mega'
 
     def __init__(self, model: Model, device: str = 'cuda', persistent: bool = True,
-                 block_m: int = 16, block_n: int = 64, block_h: int = 64, warps: int = 4,
+                 block_m: int | None = None, block_h: int = 64, warps: int = 8,
                  stages: int = 3, **options):
         """Take the shape of tiles; ``persistent`` False is a launch a stage for any batch."""
         self._persistent = persistent
-        self._tiles = {'block_m': 64 if interpreted() else block_m, 'block_n': block_n,
-                       'block_h': block_h, 'warps': warps, 'stages': stages}
+        # The interpreter takes as long for a small tile as for a large one.
+        block_m = block_m or (64 if interpreted() else 16)
+        self._tiles = {'block_m': block_m, 'block_h': block_h,
+                       'warps': warps, 'stages': stages}
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
