@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'tools' / 'results.py'
-PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'CONTRIBUTING.md')
+PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'docs/performance.md',
+         'CONTRIBUTING.md')
 
 
 def run(*arguments):
