@@ -17,11 +17,11 @@ from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
 
-def taolora(*arguments, **variables):
+def taolora(*arguments):
     """Run the command in a process of its own: here Triton may interpret."""
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     return subprocess.run([sys.executable, '-m', 'taolora_ros.cli', *map(str, arguments)],
-                          capture_output=True, text=True, env={**environment, **variables})
+                          capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.parametrize('target, engine, families', [
@@ -73,23 +73,26 @@ def test_what_does_not_fit_is_an_error(registers, shared, warps, wrong):
         check_fit(Compiled('large', registers, 0, shared, warps, 1, {}), TARGETS['sm_87'], 'sm_87')
 
 
-def test_the_interpreter_compiles_nothing():
+def test_the_interpreter_compiles_nothing(monkeypatch, capsys):
     pytest.importorskip('triton')
-    done = taolora('bench', 'compile', '--target', 'sm_90', TRITON_INTERPRET='1')
-    assert done.returncode == 2
-    assert 'TRITON_INTERPRET is set' in done.stderr
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    assert main(['bench', 'compile', '--target', 'sm_90']) == 2
+    assert 'TRITON_INTERPRET is set' in capsys.readouterr().err
+    assert main(['bench', 'compile', '--target', 'sm_90', '--engine', 'native']) == 2
+    assert "'native' has no kernels" in capsys.readouterr().err
 
 
 def test_counts_are_those_of_the_file():
     model = load_model(find_model('ecg_beats'))
     mega, fused = count_window(model, 'mega'), count_window(model, 'fused')
     packed = sum(t.numel() for n, t in model.tensors.items() if n.endswith('.packed'))
-    lora = sum(2 * t.numel() for n, t in model.tensors.items() if '.lora_' in n)
+    lora = sum(2 * (layer.lora_a.numel() + layer.lora_b.numel())  # 16 bits on the GPU
+               for layer in model.network.linears().values())
     assert mega.int8_ops == 2 * 64 * 2 * packed
     assert packed + lora < mega.weight_bytes < 1.2 * (packed + lora)
     assert (mega.launches, fused.launches) == (1, 22)
     assert fused.between_bytes > mega.between_bytes
-    assert count_window(model, 'fp16').weight_bytes > 2.5 * mega.weight_bytes
+    assert count_window(model, 'fp16').weight_bytes > 2 * mega.weight_bytes
 
 
 def test_a_projection_says_that_it_is_one(capsys, tmp_path):
@@ -113,12 +116,13 @@ def test_twice_the_bandwidth_halves_the_time_of_memory():
     assert project(counts, BOARDS[0], Assumptions(resident=True))['memory_us'] < 1
 
 
-def test_tables_of_the_documentation_are_those_printed():
+def test_tables_of_the_documentation_are_those_printed(monkeypatch, capsys):
     root = Path(__file__).resolve().parent.parent
     page = (root / 'docs' / 'performance.md').read_text()
-    printed = subprocess.run([sys.executable, root / 'tools' / 'performance.py'], check=True,
-                             capture_output=True, text=True).stdout
-    for table in printed.strip().split('\n\n'):
+    monkeypatch.syspath_prepend(root / 'tools')
+    import performance
+    assert performance.main() == 0
+    for table in capsys.readouterr().out.strip().split('\n\n'):
         assert table in page, 'put what tools/performance.py prints into docs/performance.md'
     for target in TARGETS:
         told = json.loads((root / 'docs' / 'results' / f'compile_{target}.json').read_text())

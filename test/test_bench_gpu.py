@@ -101,3 +101,23 @@ def test_time_is_kept():
     assert Deadline(-1).passed() and not Deadline(60).passed()
     times = host_us(lambda: sum(range(100)), 50)
     assert 0 < times['p50_us'] <= times['p99_us']
+
+
+def test_a_way_that_fails_does_not_end_the_others(monkeypatch):
+    def fail(model, way, batches):
+        raise RuntimeError(f'{way} is broken')
+
+    seen = []
+    monkeypatch.setattr(gpu_networks, 'peer_rows', fail)
+    monkeypatch.setattr(gpu_networks, 'engine_rows', lambda model, way, batches: [
+        {'batch': batch, 'p50_us': 1.0} for batch in batches])
+    rows = gpu_networks.measure(Deadline(60), (1, 8), lambda *told: seen.append(told))
+    assert {row['way'] for row in rows if 'note' in row} == set(gpu_networks.PEERS)
+    assert 'is broken' in rows[0]['note']
+    mega = [row['batch'] for row in rows if row['way'] == 'mega' and row['model'] == 'ecg_beats']
+    assert mega == [1, 8]
+    assert all(row['batch'] == 1 for row in rows if row['way'] in gpu_networks.VARIANTS)
+    assert seen[-1][0] == seen[-1][1]
+    late = gpu_networks.measure(Deadline(-1), (1,), lambda *told: None)
+    assert len(late) == len(seen) - 1
+    assert all(row['note'] == 'skipped: the time was over' for row in late)

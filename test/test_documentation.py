@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'tools' / 'results.py'
 PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'docs/adaptation.md',
-         'docs/detection.md', 'CONTRIBUTING.md')
+         'docs/detection.md', 'docs/performance.md', 'CONTRIBUTING.md')
 
 
 def run(*arguments):

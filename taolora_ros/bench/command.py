@@ -224,7 +224,7 @@ def _board(text: str):
     name, *numbers = text.split(',')
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError(f'{text}: write NAME,SMS,GB/S,TOPS, such as Nano,8,68,20')
-    return Board(name, _whole(numbers[0]), _positive(numbers[1]), _positive(numbers[2]))
+    return Board(name, _count(numbers[0]), _positive(numbers[1]), _positive(numbers[2]))
 
 
 def _case(text: str) -> tuple[int, float]:

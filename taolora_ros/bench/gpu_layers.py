@@ -113,8 +113,8 @@ def layer_rows(k: int, m: int, rank: int) -> list[dict]:
     for way, make in LAYER_PEERS.items():
         found.append({**about, 'way': way, **attempt(
             lambda: make(*(t.half() for t in (x, w, a, b))))})
-    codes, scale = quantize_weight(w.cpu())
-    weights = {'codes': codes.cuda(), 'w_scale': scale.cuda(), 'x_inv': torch.ones(k).cuda() * 2.5,
+    codes, scale = quantize_weight(w)
+    weights = {'codes': codes, 'w_scale': scale, 'x_inv': torch.full((k,), 2.5, device='cuda'),
                'a': torch.cat([a, a]), 'b': b}
     gate = (torch.rand(m, device='cuda', generator=g) < 0.25).to(torch.uint8)
     tried = [(shape, checked(shape, x, weights, gate)) for shape in shapes(m, k)]
