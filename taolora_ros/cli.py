@@ -48,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
             ('train', 'train a model and quantize it', _add_train, _train),
             ('quantize', 'turn a full-precision model into INT4 with gated LoRA',
              _add_quantize, _quantize),
+            ('reference', 'keep tokens that adaptation must not change, beside a model',
+             _add_reference, _reference),
             ('info', 'show what is in a model file', _add_info, _info),
             ('bench', 'measure what the node costs on this machine', _add_bench, _bench)):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.',
@@ -102,10 +104,10 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators'),
+    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators', 'adaptation'),
                         help='events of a model; the anomaly score on healthy recordings and bags '
                              'and with faults in them; or, followed by imu or ecg, other methods '
-                             'of quantization beside ours')
+                             'of quantization beside ours, or what feedback does')
     parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
@@ -115,6 +117,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
                         help='only subjects or records that the model was not trained on')
     parser.add_argument('--processes', type=int, help='processes to spread recordings over')
     parser.add_argument('--json', metavar='FILE', help='write the figures there too')
+    parser.add_argument('--models', metavar='DIR',
+                        help='adaptation: models of folds; each subject is judged by the one that '
+                             'left it out')
     _add_comparators(parser)
     _add_running(parser)
 
@@ -138,8 +143,12 @@ def _add_comparators(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     if args.kind == 'comparators':
         return _evaluate_comparators(args)
+    if args.kind == 'adaptation':
+        return _evaluate_adaptation(args)
+    if args.models is not None:
+        raise ValueError(f'--models: for adaptation, not for {args.kind}')
     if args.signal is not None:
-        raise ValueError(f'{args.signal}: goes behind comparators, not behind {args.kind}')
+        raise ValueError(f'{args.signal}: goes behind comparators or adaptation, not behind {args.kind}')
     if args.kind == 'anomalies':
         return _evaluate_anomalies(args)
     from taolora_ros.evaluation.evaluate import evaluate
@@ -185,6 +194,24 @@ def _evaluate_comparators(args: argparse.Namespace) -> int:
     from taolora_ros.comparators.command import compare
     _check_writable(args.json)
     _write_json(args.json, compare(args, _console()))
+    return 0
+
+
+def _evaluate_adaptation(args: argparse.Namespace) -> int:
+    from taolora_ros.evaluation.adaptation import evaluate
+    from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables
+    from taolora_ros.progress import progress
+    _check_writable(args.json)
+    if args.signal is None:
+        raise ValueError('adaptation: say which, adaptation imu or adaptation ecg')
+    candidates = find_candidates(args.models, _candidate(args, args.signal))
+    with progress('adapting', 'models') as report:
+        result = evaluate(args.signal, args.data, candidates, progress=report)
+    console = _console()
+    console.print(*tables(result))
+    for line in notes(result):
+        console.print(line, highlight=False, markup=False)
+    _write_json(args.json, result)
     return 0
 
 
@@ -272,6 +299,17 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _quantize(args: argparse.Namespace) -> int:
     from taolora_ros.training.command import quantize_command
     return quantize_command(args)
+
+
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('models', metavar='MODEL', nargs='+', help='INT4 model file or name of one')
+    parser.add_argument('--data', required=True, metavar='DIR',
+                        help='recordings that they were trained on')
+
+
+def _reference(args: argparse.Namespace) -> int:
+    from taolora_ros.training.reference import reference_command
+    return reference_command(args)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,9 @@ SATURATION = 2.0   # logits beyond which one event says no more
 FEW = 3            # events fewer than these are no crowd to compare with
 NEITHER = 1.0 / 3  # trust in somebody of whom nothing is known
 TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest, that is bounded
-EVIDENCE, EXPECTED = 2.0, 0.8  # per logit; honest feedback costs the reference a little, too
+EVIDENCE = 2.0     # per logit of agreement
+EXPECTED = {'ecg': 0.8, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
+                                     # new place of the sensor has falls unlike those of training
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
 
@@ -67,9 +69,9 @@ def trust(rejected: np.ndarray, others: np.ndarray) -> float:
     return float(weights[0] / weights.sum())
 
 
-def confirmed_by(trusted: float, agreement: float) -> float:
+def confirmed_by(trusted: float, agreement: float, kind: str) -> float:
     """Return the trust that is left when the reference agrees so much (logits) with feedback."""
-    evidence = np.clip(EVIDENCE * (agreement + EXPECTED), -20.0, 20.0)
+    evidence = np.clip(EVIDENCE * (agreement + EXPECTED[kind]), -20.0, 20.0)
     odds = trusted / max(1.0 - trusted, 1e-9) * np.exp(evidence)
     return float(odds / (1.0 + odds))
 

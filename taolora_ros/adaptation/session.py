@@ -23,7 +23,7 @@ import numpy as np
 
 from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
 from taolora_ros.adaptation.guards import (
-    NEITHER, RateLimit, allowed_shift, confirmed_by, damage, trust, within)
+    NEITHER, SHRINK, RateLimit, allowed_shift, confirmed_by, damage, trust, within)
 from taolora_ros.adaptation.lora import AdaptedLayer
 from taolora_ros.adaptation.memory import Moment, StreamMemory
 from taolora_ros.adaptation.objective import OWN, Anchors, Objective
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
 
 RANKS = 8, 2            # of base and micro: with up to 8 classes the base loses nothing
 OWN_TOKENS = 400        # of a stream's recent past, that hold the rest in its place
+SMALLER = 5             # times that a change that harms the reference is made smaller
 CROWD = 100             # recent events whose fall is bounded
 WEIGHTS = ('head.weight', 'head.bias')
 
@@ -170,11 +171,11 @@ class Session:
             before = self._examples.pop(key, None)
             self._examples[key] = example
             delta = self._solve(moment.stream)
-            lost, new = self._damage(delta)
-            if lost > self._settings.max_lost or new > self._settings.max_new:
+            if self._harmful(delta):
                 del self._examples[key]
                 if before is not None:
                     self._examples[key] = before
+                lost, new = self._damage(delta)
                 return self._refuse('rolled_back', f'it would lose {lost:.1%} of the reference\'s '
                                                    f'events and invent {new:.1%}')
             while len(self._examples) > self._settings.replay:
@@ -187,7 +188,7 @@ class Session:
 
     def _solve(self, stream: str) -> np.ndarray:
         """Return the change that the kept feedback asks for, as far as the guards allow."""
-        settings, examples = self._settings, list(self._examples.values())
+        settings, examples = self._settings, self._usable()
         importance = settings.decay ** np.arange(len(examples))[::-1]
         own = self._own(stream)
         delta = self._objective.solve(examples, importance, own, self._delta, self._centre,
@@ -200,6 +201,14 @@ class Session:
         for label in {e.label for e in examples}:
             delta = self._hold_back(delta, alone, label, own)
         return delta
+
+    def _usable(self) -> list[Example]:
+        """Return the examples of labels of which somebody said what a true event is like, too.
+
+        Until then a false alarm cannot be told from a true one, and nothing is learnt.
+        """
+        known = {e.label for e in self._examples.values() if e.sign > 0}
+        return [e for e in self._examples.values() if e.label in known]
 
     def _hold_back(self, delta: np.ndarray, alone: np.ndarray, label: int, own: Anchors
                    ) -> np.ndarray:
@@ -214,15 +223,26 @@ class Session:
         rest = np.flatnonzero(self._token_scores(own, label, nothing) < 0)
         quiet = Anchors(own.x[rest], own.frozen[rest], own.p0[rest], 0.0)
         calm = self._token_scores(quiet, label, nothing)
-        self.trusted = NEITHER
-        if len(rejected) < len(mine):  # somebody said what a true event is like, too
-            doubtful = np.array([self._objective.scores(e).max() for e in rejected])
-            self.trusted = confirmed_by(trust(doubtful, sure[others]),
-                                        self._agreement(alone, label))
-        return within(delta, lambda d: [sure - events(d),
-                                        self._token_scores(quiet, label, d) - calm],
-                      allowed_shift(self.trusted, self._settings.doubtful_shift,
-                                    self._settings.max_shift))
+        doubtful = np.array([self._objective.scores(e).max() for e in rejected])
+        self.trusted = confirmed_by(trust(doubtful, sure[others]), self._agreement(alone, label),
+                                    self.spec.kind)
+        delta = within(delta, lambda d: [sure - events(d),
+                                         self._token_scores(quiet, label, d) - calm],
+                       allowed_shift(self.trusted, self._settings.doubtful_shift,
+                                     self._settings.max_shift))
+        return self._spare_reference(delta)
+
+    def _spare_reference(self, delta: np.ndarray) -> np.ndarray:
+        """Return a change that does no harm to the reference, if one a little smaller does not."""
+        for _ in range(SMALLER):
+            if not self._harmful(delta):
+                break
+            delta = delta * np.float32(SHRINK)
+        return delta
+
+    def _harmful(self, delta: np.ndarray) -> bool:
+        lost, new = self._damage(delta)
+        return lost > self._settings.max_lost or new > self._settings.max_new
 
     def _crowd(self, label: int) -> list[Example]:
         """Return the recent events of a label in all streams, as if they had been confirmed."""
@@ -303,8 +323,7 @@ class Session:
         self._layer.consolidate()
         last = next(reversed(self._examples.values())).stream
         delta = self._solve(last)
-        lost, new = self._damage(delta)
-        if lost <= self._settings.max_lost and new <= self._settings.max_new:
+        if not self._harmful(delta):
             self._to_micro(delta)
             self._layer.consolidate()
         else:
