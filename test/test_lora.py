@@ -171,7 +171,7 @@ def test_norm_stays_bounded_whatever_is_learnt(random, step):
     assert 0.45 < largest <= 0.5 * (1 + 1e-5)
     made.max_norm = 0.1
     made.learn(x, gradient, 0.0)
-    assert made.norm() == pytest.approx(0.1, rel=1e-4)
+    assert 0.098 < made.norm() <= 0.1
 
 
 def test_numbers_that_are_not_finite_are_refused_and_change_nothing(random):

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 
 NEGLIGIBLE = 1e-6  # of the largest singular value: what float32 cannot tell from zero
+REST = 0.99         # of the largest norm: dW is scaled back so far, and not with every update
 FLUSH_EVERY = 16   # updates between two rounds of clearing momentum too small to matter ...
 FLUSH = np.float32(1e-30)  # ... which would become subnormal, and arithmetic slow
 COUNTS = ('micro_updates', 'base_updates', 'accumulated', 'consolidations')
@@ -35,8 +36,8 @@ class AdaptedLayer:
 
     ``alpha`` / ``base_rank`` and ``beta`` scale the tiers; ``decay`` is that of the momentum, 0 to
     below 1. The Frobenius norm of dW never stays over ``max_norm``: when an update passes it,
-    B and B_m are scaled back. ``decay`` and ``max_norm`` may be assigned at any time. Raise
-    ValueError for ranks, scales, decay or norm that make no sense.
+    B and B_m are scaled back to just below. ``decay`` and ``max_norm`` may be assigned at any
+    time. Raise ValueError for ranks, scales, decay or norm that make no sense.
     """
 
     def __init__(self, in_features: int, out_features: int, base_rank: int = 8,
@@ -126,8 +127,9 @@ class AdaptedLayer:
         gram = (self.inputs @ self.inputs.T) * (self.outputs @ self.outputs.T)
         norm = math.sqrt(max(float(self.scales @ gram @ self.scales), 0.0))
         if norm > self.max_norm:
-            self.outputs *= self.max_norm / norm
-        self._ceiling = min(norm, self.max_norm)
+            norm, scaled = REST * self.max_norm, REST * self.max_norm / norm
+            self.outputs *= scaled
+        self._ceiling = norm
 
     def consolidate(self) -> float:
         """Fold the micro tier into the base; return the Frobenius norm of what rank r cuts off.

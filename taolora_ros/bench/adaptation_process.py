@@ -12,23 +12,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 
+from taolora_ros.adaptation.blocks import make_blocks, restore_block
+from taolora_ros.adaptation.checkpoint import FORMAT_VERSION
 from taolora_ros.adaptation.lora import AdaptedLayer
+from taolora_ros.adaptation.q4 import pack_factors
 from taolora_ros.adaptation.saver import Saver
 from taolora_ros.adaptation.signal import Signal
 from taolora_ros.adaptation.targets import BASE_TARGETS, MICRO_TARGETS, layer_kinds
+from taolora_ros.bench.processes import Process
 from taolora_ros.bench.torch_layer import TorchLayer
 from taolora_ros.engine import make_engine
-from taolora_ros.model_file import load_model
+from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import find_model
 
 WIDTH, RANK, TOGETHER = 768, 2, 32
 TOKENS = 64          # drawn once and used over and over
 ROUNDS = 10          # of NumPy and PyTorch in turns
-MAX_NORM = 1.0       # far away; the cost at the limit is told apart
+WARM_UP = 50         # calls before those that count
+AT_LIMIT = 1e-6      # a largest norm that every update passes
 STEP = 1e-4
 PERCENTS = (50, 99)
 Calls = dict[str, Callable[[int], object]]
@@ -92,18 +98,22 @@ def percentiles(took: list[np.ndarray]) -> list[float]:
     return [round(float(value), 2) for value in np.percentile(np.concatenate(took), PERCENTS)]
 
 
+def sides() -> dict[str, Calls]:
+    """Return what is timed, of layers that have learnt nothing yet."""
+    layer = AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK)
+    bounded = AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=AT_LIMIT)
+    ours = {**numpy_calls(layer), 'update_at_limit': numpy_calls(bounded)['update']}
+    return {'numpy': ours, 'torch': torch_calls(TorchLayer(layer))}
+
+
 def speed(calls: int) -> dict:
     """Return p50 and p99 in µs of each part, of NumPy and PyTorch."""
-    layer = AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=MAX_NORM)
-    bounded = AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=1e-6)
-    sides = {'numpy': numpy_calls(layer), 'torch': torch_calls(TorchLayer(layer))}
-    sides['numpy']['update_at_limit'] = numpy_calls(bounded)['update']
     took: dict[str, dict[str, list]] = {
-        side: {name: [] for name in parts} for side, parts in sides.items()}
+        side: {name: [] for name in parts} for side, parts in sides().items()}
     for _ in range(ROUNDS):
-        for side, parts in sides.items():
+        for side, parts in sides().items():
             for name, call in parts.items():
-                timed(call, 50)
+                timed(call, WARM_UP)
                 took[side][name].append(timed(call, max(calls // ROUNDS, 1)))
     found = {side: {name: percentiles(runs) for name, runs in parts.items()}
              for side, parts in took.items()}
@@ -114,7 +124,7 @@ def speed(calls: int) -> dict:
 
 def growth(updates: int) -> int:
     """Return by how many bytes the process has grown over so many feedbacks."""
-    total = numpy_calls(AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=MAX_NORM))['total']
+    total = numpy_calls(AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=1.0))['total']
     for i in range(2000):
         total(i % TOKENS)
     before = _resident()
@@ -129,38 +139,87 @@ def _resident() -> int:
 
 
 def saving(windows: int, folder: str) -> dict:
-    """Return p50 and p99 in ms of inference, alone and while saves follow one another."""
+    """Return p50 and p99 in ms of inference alone, while saves follow one another, and while
+    another process writes to the same disk.
+    """
     model = load_model(find_model('imu_falls'))
-    engine, spec, random = make_engine(model, 'reference', 'cpu'), model.spec, np.random.default_rng(0)
-    features = random.standard_normal((1, spec.window, model.network.features)).astype(np.float32)
-    gate = random.random((1, spec.tokens)) < 0.25
-    kinds, modules = layer_kinds(spec.network), dict(model.network.named_modules())
-    layers = {name: AdaptedLayer(modules[name].in_features, modules[name].out_features)
-              for name in BASE_TARGETS.choose(kinds) + MICRO_TARGETS.choose(kinds)}
-    took: dict[bool, list] = {False: [], True: []}
-    saver, saves, snapshots = Saver(folder, spec.name), 0, []
-    for turn in range(2 * ROUNDS):
-        busy, times = bool(turn % 2), []
-        for i in range(max(windows // ROUNDS, 1)):
-            if busy and saver.flush(0.0):
-                for layer in layers.values():
-                    layer.learn(random.standard_normal(layer.in_features, np.float32),
-                                random.standard_normal(layer.out_features, np.float32), STEP)
-                start = time.perf_counter()
-                saver.save({name: layer.state() for name, layer in layers.items()})
-                snapshots.append(1e6 * (time.perf_counter() - start))
-                saves += 1
-            start = time.perf_counter()
-            engine.run(features, gate)
-            times.append(1e3 * (time.perf_counter() - start))
-        took[busy].append(np.array(times))
-        saver.flush()
-    saver.close()
-    if saver.error:
-        raise RuntimeError(saver.error)
-    alone, beside = percentiles(took[False]), percentiles(took[True])
-    return {'alone_ms': alone, 'while_saving_ms': beside, 'windows': sum(map(len, took[True])),
-            'saves': saves, 'hand_over_us': round(float(np.median(snapshots)), 1)}
+    infer, learn = inference(model), Learning(model, folder)
+    took: dict[str, list] = {'alone': [], 'while_saving': [], 'beside_flusher': []}
+    rounds = min(ROUNDS, max(windows // 10, 1))
+    for _ in range(rounds):
+        for way, times in took.items():
+            beside = (Process('taolora_ros.bench.flusher', f'{folder}/flushed')
+                      if way == 'beside_flusher' else nullcontext())
+            with beside as process:
+                if process:
+                    process.wait_for('started')
+                times.append(np.empty(windows // rounds))
+                for i in range(len(times[-1])):
+                    if way == 'while_saving':
+                        learn.save_if_idle()
+                    start = time.perf_counter()
+                    infer()
+                    times[-1][i] = 1e3 * (time.perf_counter() - start)
+                learn.saver.flush()
+    learn.close()
+    return {**{f'{way}_ms': percentiles(times) for way, times in took.items()},
+            'windows': sum(map(len, took['alone'])), 'saves': len(learn.handed_over),
+            'hand_over_us': round(float(np.median(learn.handed_over)), 1)}
+
+
+def inference(model: Model) -> Callable[[], object]:
+    """Return a function that runs one window, a quarter of its tokens open."""
+    random, engine = np.random.default_rng(0), make_engine(model, 'reference', 'cpu')
+    shape = (1, model.spec.window, model.network.features)
+    features = random.standard_normal(shape, np.float32)
+    gate = random.random((1, model.spec.tokens)) < 0.25
+    return lambda: engine.run(features, gate)
+
+
+class Learning:
+    """The layers that learn by default, and their checkpoint."""
+
+    def __init__(self, model: Model, folder: str):
+        kinds, modules = layer_kinds(model.spec.network), dict(model.network.named_modules())
+        self.layers = {name: AdaptedLayer(modules[name].in_features, modules[name].out_features)
+                       for name in BASE_TARGETS.choose(kinds) + MICRO_TARGETS.choose(kinds)}
+        self.saver, self.handed_over = Saver(folder, model.spec.name), []  # µs each
+        self.random = np.random.default_rng(0)
+
+    def save_if_idle(self) -> None:
+        """Learn and have it saved, unless the last save is not on the disk yet."""
+        if not self.saver.flush(0.0):
+            return
+        for layer in self.layers.values():
+            layer.learn(self.random.standard_normal(layer.in_features, np.float32),
+                        self.random.standard_normal(layer.out_features, np.float32), STEP)
+        start = time.perf_counter()
+        self.saver.save({name: layer.state() for name, layer in self.layers.items()})
+        self.handed_over.append(1e6 * (time.perf_counter() - start))
+
+    def close(self) -> None:
+        """End; raise RuntimeError when something was not saved."""
+        self.saver.close()
+        if self.saver.error:
+            raise RuntimeError(self.saver.error)
+
+
+def storage() -> dict:
+    """Return bytes and relative errors of A and of A B as they are kept, drawn from a normal."""
+    random, rank = np.random.default_rng(0), 8
+    a, b = (random.standard_normal(shape, np.float32) for shape in ((WIDTH, rank), (rank, WIDTH)))
+    block = make_blocks({'layer': {'base_a': a.T, 'base_b': b}})['layer.base']
+    halved, packed = restore_block(block, FORMAT_VERSION), pack_factors(a, b)
+    ways = {'float16': (sum(array.nbytes for array in block.values()),
+                        halved['base_a'].T, halved['base_b']),
+            'q4': (packed.nbytes, *packed.unpack())}
+    return {'float32_bytes': a.nbytes + b.nbytes, **{name: {
+        'bytes': size, 'error_a': _apart(near_a, a), 'error': _apart(near_a @ near_b, a @ b)}
+        for name, (size, near_a, near_b) in ways.items()}}
+
+
+def _apart(near: np.ndarray, exact: np.ndarray) -> float:
+    return round(float(np.linalg.norm(near - exact) / np.linalg.norm(exact)), 6)
 
 
 def main(calls: int, updates: int, windows: int) -> None:
@@ -170,7 +229,7 @@ def main(calls: int, updates: int, windows: int) -> None:
         found = speed(calls)
     with tempfile.TemporaryDirectory() as folder:
         found['saving'] = saving(windows, folder)
-    print(json.dumps({**found, 'growth_bytes': growth(updates)}))
+    print(json.dumps({**found, 'storage': storage(), 'growth_bytes': growth(updates)}))
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -14,11 +15,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
              _ingest),
             ('node', 'latency, CPU, losses and waiting times of the node under load', _add_node,
              _node),
+            ('adaptation', 'what learning from one feedback costs, and saving what was learnt',
+             _add_adaptation, _adaptation),
             ('soak', 'memory, threads, CPU and losses of the node over a long time', _add_soak,
              _soak)):
         bench = benches.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
         bench.add_argument('--json', metavar='FILE', help='write the figures there too')
-        bench.set_defaults(measure=measure, unit='runs')
+        bench.set_defaults(measure=measure, unit='runs', needs_ros=True)
         add(bench)
 
 
@@ -34,6 +37,16 @@ def _add_node(bench: argparse.ArgumentParser) -> None:
                        help="seconds between windows; default: the model's")
     bench.add_argument('--case', metavar='STREAMSxHZ', action='append', type=_case,
                        help='such as 8x1000, may be repeated; default: 1x100, 1x1000 and 8x1000')
+
+
+def _add_adaptation(bench: argparse.ArgumentParser) -> None:
+    bench.set_defaults(needs_ros=False)
+    bench.add_argument('--calls', type=_count, default=20000,
+                       help='timed calls of each part (default 20000)')
+    bench.add_argument('--updates', type=_count, default=100000,
+                       help='feedbacks during which memory is watched (default 100000)')
+    bench.add_argument('--windows', type=_count, default=1000,
+                       help='windows of inference with and without saving (default 1000)')
 
 
 def _add_soak(bench: argparse.ArgumentParser) -> None:
@@ -62,6 +75,12 @@ def _node(args: argparse.Namespace, report) -> tuple[dict, object]:
     return result, node.table(result)
 
 
+def _adaptation(args: argparse.Namespace, report) -> tuple[dict, object]:
+    from taolora_ros.bench import adaptation
+    result = adaptation.measure(args.calls, args.updates, args.windows)
+    return result, adaptation.table(result)
+
+
 def _soak(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import soak
     result = soak.measure(args.minutes, args.streams, args.rate, report)
@@ -72,17 +91,24 @@ def run(args: argparse.Namespace) -> tuple[dict, object]:
     """Return the figures and a table of them; raise ValueError when they cannot be measured."""
     from taolora_ros.bench.processes import own_domain
     from taolora_ros.progress import progress
+    if args.needs_ros:
+        _check_ros()
+    try:
+        with own_domain() if args.needs_ros else nullcontext(), \
+                progress('measuring', args.unit) as report:
+            return args.measure(args, report)
+    except RuntimeError as error:  # a process that ended, or said nothing
+        raise ValueError(str(error)) from error
+
+
+def _check_ros() -> None:
+    """Raise ValueError where there is no ROS to measure with."""
     try:
         import rclpy  # noqa: F401
         import taolora_msgs.msg  # noqa: F401
     except ImportError as error:
         raise ValueError(f'{error}: run `make setup`, or source ROS 2 and a workspace with '
                          'taolora_msgs') from error
-    try:
-        with own_domain(), progress('measuring', args.unit) as report:
-            return args.measure(args, report)
-    except RuntimeError as error:  # a process that ended, or said nothing
-        raise ValueError(str(error)) from error
 
 
 def _positive(text: str) -> float:
@@ -90,6 +116,12 @@ def _positive(text: str) -> float:
     if not 0 < number < float('inf'):
         raise argparse.ArgumentTypeError(f'{text}: a number over 0 is needed')
     return number
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text}: a whole number over 0 is needed')
+    return int(text)
 
 
 def _case(text: str) -> tuple[int, float]:

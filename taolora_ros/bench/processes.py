@@ -64,14 +64,16 @@ def load() -> float:
 class Process:
     """A Python module as a process; use it in ``with``, which ends it.
 
+    ``environment`` is added to that of this process.
     Raise RuntimeError with what the process said when it ends before it should.
     """
 
-    def __init__(self, module: str, *arguments: str):
+    def __init__(self, module: str, *arguments: str, **environment: str):
         self.module = module
         self._said = tempfile.TemporaryFile('w+')
         self._process = subprocess.Popen([sys.executable, '-m', module, *arguments],
-                                         stdout=self._said, stderr=subprocess.STDOUT)
+                                         stdout=self._said, stderr=subprocess.STDOUT,
+                                         env={**os.environ, **environment})
 
     def __enter__(self) -> Process:
         """Return the process."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from taolora_ros.adaptation.lora import AdaptedLayer
+from taolora_ros.adaptation.lora import REST, AdaptedLayer
 
 
 class TorchLayer:
@@ -53,5 +53,7 @@ class TorchLayer:
         if self.ceiling > self.max_norm:
             gram = (self.inputs @ self.inputs.T) * (self.outputs @ self.outputs.T)
             norm = math.sqrt(max((self.scales @ gram @ self.scales).item(), 0.0))
-            self.outputs.mul_(min(self.max_norm / norm, 1.0))
-            self.ceiling = min(norm, self.max_norm)
+            if norm > self.max_norm:
+                norm, scaled = REST * self.max_norm, REST * self.max_norm / norm
+                self.outputs.mul_(scaled)
+            self.ceiling = norm
