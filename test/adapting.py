@@ -48,13 +48,13 @@ class World:
 
     def __init__(self, seed, **settings):
         self.rng = np.random.default_rng(seed)
-        self.centres = self.rng.standard_normal((len(SPEC.classes), WIDTH)).astype(np.float32)
+        axes = np.linalg.qr(self.rng.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
+        axes *= np.float32(WIDTH ** 0.5)
+        self.centres, self.own = axes[:len(SPEC.classes)], axes[-1]
         weight = np.zeros((len(SPEC.classes) + 1, WIDTH), np.float32)
-        weight[:-1] = self.centres / 3
-        bias = np.append(-0.5 * (self.centres ** 2).sum(1) / 3, 0.0).astype(np.float32)
-        self.engine = Head(weight, bias)
-        own = self.rng.standard_normal(WIDTH).astype(np.float32)
-        self.odd = 0.25 * self.centres[N] + 0.75 * self.centres[V] + 0.9 * own
+        weight[:-1] = self.centres / 5
+        self.engine = Head(weight, np.zeros(len(weight), np.float32))
+        self.odd = 0.2 * self.centres[N] + 0.8 * self.centres[V] + 0.7 * self.own
         classes = self.rng.integers(0, len(SPEC.classes), 300)
         self.reference = Reference(self.draw(self.centres[classes]), classes, head_digest(weight))
         self.now, self.time, self.count = 0.0, 0, 0
