@@ -8,7 +8,7 @@ import pytest
 from adapting import SPEC, WIDTH, World
 from taolora_ros.adaptation.examples import evidence, head_input, make_example
 from taolora_ros.adaptation.guards import (NEITHER, RateLimit, allowed_shift, confirmed_by, damage,
-                                           trust, within)
+                                           foretold, trust, within)
 from taolora_ros.adaptation.memory import Moment
 from taolora_ros.adaptation.objective import HELD, IMPORTANCE, MARGINS, Objective, _Batch
 from taolora_ros.adaptation.reference import (Reference, head_digest, load_reference,
@@ -98,7 +98,9 @@ def test_trust_goes_to_who_rejects_what_is_doubtful():
     doubtful, sure = RNG.normal(0.5, 0.3, 8), RNG.normal(3.5, 0.3, 30)
     assert trust(doubtful, sure) > 0.95 and trust(sure[:8], doubtful) < 0.05
     assert trust(np.zeros(0), sure) == trust(doubtful, sure[:2]) == NEITHER
-    assert confirmed_by(0.5, 1.0, 'ecg') > 0.9 and confirmed_by(0.5, -4.0, 'ecg') < 0.1
+    assert confirmed_by(0.5, 1.0, 0.0, 'ecg') > 0.9 and confirmed_by(0.5, -4.0, 0.0, 'ecg') < 0.1
+    assert confirmed_by(0.5, 0.0, foretold(RNG.normal(0, 2, 40)), 'ecg') < 0.1
+    assert foretold([1.0, 2.0]) > 0 > foretold([-1.0, 1.0])
     assert allowed_shift(0.2, 0.1, 5.0) == 0.1 and allowed_shift(1.0, 0.1, 5.0) == 5.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +15,19 @@ from taolora_ros.adaptation.objective import OWN, Anchors, Objective
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.spec import ModelSpec
 
+EACH = 0.05       # rms logits on the reference that one feedback may move
 OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
 SMALLER = 5       # times that a change that harms the reference is made smaller
 CROWD = 100       # recent events whose fall is bounded
+
+
+@dataclass(frozen=True)
+class Solution:
+    """``delta`` (D + 1, K) as allowed, what feedback ``alone`` asks for, and the trust in it."""
+
+    delta: np.ndarray
+    alone: np.ndarray
+    trusted: float
 
 
 class Learner:
@@ -28,36 +39,43 @@ class Learner:
 
     def solve(self, examples: Sequence[Example], own: np.ndarray,
               memories: Iterable[StreamMemory], start: np.ndarray, centre: np.ndarray,
-              settings: AdaptationSettings) -> tuple[np.ndarray, float]:
-        """Return the change (D + 1, K) that ``examples`` ask for, and the trust in them.
+              told: float, settings: AdaptationSettings) -> Solution:
+        """Return the change (D + 1, K) that ``examples`` ask for, as far as it is allowed.
 
         ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``centre`` what
-        is to be kept of feedback that is gone.
+        is to be kept of feedback that is gone, ``told`` F of guards.py.
         """
         used, trusted = _usable(examples), NEITHER
         importance = settings.decay ** np.arange(len(used))[::-1]
         anchors, memories = self._own(own), list(memories)
         delta = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
         size = self.objective.size(delta)
-        if size > settings.max_norm:
-            delta = delta * np.float32(settings.max_norm / size)
+        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used))
+        if size > most:
+            delta = delta * np.float32(most / size)
         alone = self.objective.solve(used, importance, None, delta, centre, settings.rate)
         for label in {e.label for e in used}:
             crowd = self._crowd(label, memories)
             rejected = [e for e in used if e.label == label and e.sign < 0]
-            trusted = self._trust(rejected, crowd, alone, label)
+            trusted = self._trust(rejected, crowd, alone, label, told)
             delta = self._hold_back(delta, trusted, label, crowd, anchors, settings)
-        return delta, trusted
+        return Solution(delta, alone, trusted)
 
-    def _trust(self, rejected: list[Example], crowd: list[Example], alone: np.ndarray, label: int
-               ) -> float:
+    def foretells(self, alone: np.ndarray, example: Example) -> float:
+        """Return by how many logits earlier feedback, taken alone, had moved ``example`` rightly."""
+        before, after = (self.objective.scores(example, change).mean()
+                         for change in (None, alone))
+        return example.sign * float(after - before)
+
+    def _trust(self, rejected: list[Example], crowd: list[Example], alone: np.ndarray, label: int,
+               told: float) -> float:
         """Return the trust in who gave the feedback on a label."""
         known = {(e.stream, e.stamp_ns) for e in rejected}
         others = [self.objective.scores(e).max() for e in crowd
                   if (e.stream, e.stamp_ns) not in known]
         doubtful = [self.objective.scores(e).max() for e in rejected]
         return confirmed_by(trust(np.array(doubtful), np.array(others)),
-                            self._agreement(alone, label), self.spec.kind)
+                            self._agreement(alone, label), told, self.spec.kind)
 
     def _hold_back(self, delta: np.ndarray, trusted: float, label: int, crowd: list[Example],
                    own: Anchors, settings: AdaptationSettings) -> np.ndarray:

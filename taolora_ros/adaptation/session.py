@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taolora_ros.adaptation.examples import UNIT, Example, make_example
-from taolora_ros.adaptation.guards import NEITHER, RateLimit
+from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
 from taolora_ros.adaptation.learner import Learner
 from taolora_ros.adaptation.lora import AdaptedLayer
 from taolora_ros.adaptation.memory import Moment, StreamMemory
@@ -76,6 +76,8 @@ class Session:
         self._overflowed = False
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                # by the clock
+        self._alone = self._delta                    # what feedback asks for without the guards
+        self._told: deque[float] = deque(maxlen=self._settings.replay)  # how well it foretold
         self.trusted = NEITHER  # whoever rejected last, see guards.py
         self.counts: Counter = Counter()
 
@@ -166,6 +168,8 @@ class Session:
             if example is None or quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
             before = self._examples.pop(key, None)
+            if before is None and kind != 'missed' and self._alone.any():
+                self._told.append(self._learner.foretells(self._alone, example))
             self._examples[key] = example
             delta = self._solve(moment.stream)
             if self._learner.harmful(delta, self._settings):
@@ -185,10 +189,11 @@ class Session:
 
     def _solve(self, stream: str) -> np.ndarray:
         """Return the change that the kept feedback asks for, as far as the guards allow."""
-        delta, self.trusted = self._learner.solve(
+        solution = self._learner.solve(
             list(self._examples.values()), self._own(stream), self._memories.values(),
-            self._delta, self._centre, self._settings)
-        return delta
+            self._delta, self._centre, foretold(self._told), self._settings)
+        self._alone, self.trusted = solution.alone, solution.trusted
+        return solution.delta
 
     def _own(self, stream: str) -> np.ndarray:
         """Return tokens (n, D) of a stream's recent past of which nobody spoke."""
