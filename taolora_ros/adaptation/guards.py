@@ -18,7 +18,8 @@ truth. With a the mean shift of the reference's events minus that of its other t
     odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
 
 F tells whether earlier feedback foretells later: with s the shift, in the direction of a feedback, of
-its own z by what was learnt before it, F = sum log 2 sigma(s). Who guesses cannot be foretold.
+its own z by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot be
+foretold; who is consistently wrong can, so F never adds to the trust.
 
 Where the odds are not better than one to two, learning stays as small as ``doubtful_shift``.
 """
@@ -76,7 +77,7 @@ def trust(rejected: np.ndarray, others: np.ndarray) -> float:
 def foretold(shifts: Sequence[float]) -> float:
     """Return F for shifts (logits) of feedbacks by what was learnt before each."""
     s = np.clip(np.array(shifts, float), -SATURATION, SATURATION)
-    return float(-np.logaddexp(0.0, -s).sum() + len(s) * np.log(2.0))
+    return min(float(-np.logaddexp(0.0, -s).sum() + len(s) * np.log(2.0)), 0.0)
 
 
 def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> float:

@@ -15,7 +15,8 @@ from taolora_ros.adaptation.objective import OWN, Anchors, Objective
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.spec import ModelSpec
 
-EACH = 0.05       # rms logits on the reference that one feedback may move
+EACH, GROWTH = 0.018, 1.5  # n feedbacks may move EACH n^GROWTH rms logits on the reference: of
+                           # two little is learnt about anybody else
 OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
 SMALLER = 5       # times that a change that harms the reference is made smaller
 CROWD = 100       # recent events whose fall is bounded
@@ -50,7 +51,7 @@ class Learner:
         anchors, memories = self._own(own), list(memories)
         delta = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
         size = self.objective.size(delta)
-        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used))
+        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
         if size > most:
             delta = delta * np.float32(most / size)
         alone = self.objective.solve(used, importance, None, delta, centre, settings.rate)

@@ -41,7 +41,7 @@ class AdaptationSettings:
     seconds: float = 300.0
     replay: int = 64
     per_minute: int = 30
-    max_norm: float = 1.5
+    max_norm: float = 2.0
     max_shift: float = 5.0
     doubtful_shift: float = 0.1
     max_lost: float = 0.05
