@@ -5,6 +5,8 @@
 ROS ?= jazzy
 # Any Python from 3.10; with a sourced ROS 2 environment, the one that environment is made for.
 PYTHON ?= python3
+# Processes that run tests, each with a ROS domain of its own; most tests wait, and do not compute.
+JOBS ?= 2
 # More for pytest: make test TESTS='test/test_gate.py -x'
 TESTS ?=
 
@@ -24,7 +26,7 @@ demo: setup
 	@.venv/bin/taolora demo
 
 test: setup
-	@.venv/bin/python -m pytest $(TESTS)
+	@.venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 clean:
 	rm -rf .venv build install log

@@ -30,10 +30,11 @@ setup(
         f'{NAME}.engine',
         f'{NAME}.evaluation',
         f'{NAME}.kernels',
+        f'{NAME}.kernels.cpu',
         f'{NAME}.report',
         f'{NAME}.training',
     ],
-    package_data={f'{NAME}.report': ['page.html']},
+    package_data={f'{NAME}.report': ['page.html'], f'{NAME}.kernels.cpu': ['*.c', '*.h']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -53,6 +54,7 @@ setup(
     ],
     extras_require={
         'report': ['plotly>=6.0'],
+        'peers': ['neurokit2>=0.2', 'sleepecg>=0.5', 'wfdb>=4.1'],  # to compare with
         'test': ['pytest'],  # without it colcon test looks for unittest's and runs none
     },
     zip_safe=False,

@@ -12,6 +12,7 @@ from taolora_ros import __version__
 BAD_INPUT = 2      # exit code for what the user can put right
 INTERRUPTED = 130  # as shells report SIGINT
 PIPE_WIDTH = 160   # characters
+STUDIES = ('peers', 'noise', 'signals', 'delay')  # of evaluate: tables of several rows
 SETTINGS = (       # detector settings that evaluate and replay can change
     ('--event-threshold', float, 'score from which an event is reported'),
     ('--anomaly-threshold', float, 'score from which a window is anomalous'),
@@ -104,10 +105,13 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators', 'adaptation'),
+    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators', 'adaptation',
+                                         *STUDIES),
                         help='events of a model; the anomaly score on healthy recordings and bags '
                              'and with faults in them; or, followed by imu or ecg, other methods '
-                             'of quantization beside ours, or what feedback does')
+                             'of quantization beside ours, other detectors of beats, noise that '
+                             'was added, other polarity and rates, what looking ahead is worth, '
+                             'what feedback does')
     parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
@@ -115,11 +119,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--only', metavar='NAME[,NAME]', help='subjects or records to keep')
     parser.add_argument('--unseen', action='store_true',
                         help='only subjects or records that the model was not trained on')
+    parser.add_argument('--models', metavar='DIR',
+                        help='judge each subject or record by the model in DIR that left it out: '
+                             'what train --folds wrote')
+    parser.add_argument('--minutes', type=float, metavar='N',
+                        help='peers, signals, delay: so much of each ECG record')
+    parser.add_argument('--delays', metavar='S[,S]', help='delay: the seconds to compare')
     parser.add_argument('--processes', type=int, help='processes to spread recordings over')
     parser.add_argument('--json', metavar='FILE', help='write the figures there too')
-    parser.add_argument('--models', metavar='DIR',
-                        help='adaptation: models of folds; each subject is judged by the one that '
-                             'left it out')
     _add_comparators(parser)
     _add_running(parser)
 
@@ -145,21 +152,24 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _evaluate_comparators(args)
     if args.kind == 'adaptation':
         return _evaluate_adaptation(args)
-    if args.models is not None:
-        raise ValueError(f'--models: for adaptation, not for {args.kind}')
+    if args.kind in STUDIES:
+        return _evaluate_study(args)
     if args.signal is not None:
-        raise ValueError(f'{args.signal}: goes behind comparators or adaptation, not behind {args.kind}')
+        raise ValueError(f'{args.signal}: goes behind comparators or the like, not behind '
+                         f'{args.kind}')
     if args.kind == 'anomalies':
         return _evaluate_anomalies(args)
     from taolora_ros.evaluation.evaluate import evaluate
+    from taolora_ros.evaluation.panel import find_folds
     from taolora_ros.evaluation.report import notes, tables
     from taolora_ros.progress import progress
     _check_writable(args.json)
     candidate = _candidate(args, args.kind)
     only = frozenset(args.only.split(',')) if args.only else None
+    folds = find_folds(args.models, args.kind) if args.models else None
     with progress('evaluating', 'files') as report:
         result = evaluate(args.kind, args.data, candidate, args.processes, only, args.unseen,
-                          report)
+                          report, folds)
     console = _console()
     console.print(*tables(result))
     for line in notes(result):
@@ -278,7 +288,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='what train wrote')
     parser.add_argument('--data', required=True, metavar='DIR', help='recordings to calibrate on')
     parser.add_argument('--out', required=True, metavar='FILE', help='the model file to write')
-    parser.add_argument('--rank', type=int, help='rank of the LoRA')
+    parser.add_argument('--rank', type=int, help='rank of the LoRA (default 16)')
     parser.add_argument('--buffer', choices=('x', 'residual'),
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
@@ -288,10 +298,12 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--groups', type=int,
                         help='scales for each output along the inputs (default 1)')
     parser.add_argument('--lora-bits', type=int, choices=(16, 8, 4),
-                        help='bits of the LoRA in the file (default 16)')
+                        help='bits of the LoRA in the file (default 4)')
     parser.add_argument('--scale-bits', type=int, choices=(32, 16, 8),
                         help='bits of activation scales; 8: all scales are powers of two '
-                             '(default 32; weight scales have 16 at most)')
+                             '(default 16; weight scales have 16 at most)')
+    parser.add_argument('--leave-out', metavar='NAME[,NAME]',
+                        help='subjects, records or sources neither to calibrate nor to tune on')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
 

@@ -42,10 +42,12 @@ class StreamDiagnostics:
         self._events: dict[str, object] = {}
         self._rates: deque[float] = deque(maxlen=LEARNT)  # samples per second of their stamps
 
-    def status(self, now: int, intake_break: float = 0.0) -> DiagnosticStatus:
+    def status(self, now: int, intake_break: float = 0.0, adaptation: dict | None = None,
+               problem: str = '') -> DiagnosticStatus:
         """Return how the stream is doing; ``now`` (ns) is by the clock of the feed's silence.
 
-        ``intake_break`` (s) is the longest time that messages were not looked for lately.
+        ``intake_break`` (s) is the longest time that messages were not looked for lately,
+        ``adaptation`` what to say of it, ``problem`` what is wrong with that.
         """
         feed = self.feed
         with feed.lock:
@@ -61,11 +63,11 @@ class StreamDiagnostics:
         level, problems = self._silence()
         if not problems:
             problems = [*self._rate(), *_fresh(fresh, feed.problem), *report.problems,
-                        *_events(events, before), *self._skew()]
+                        *_events(events, before), *self._skew(), *filter(None, [problem])]
             level = WARN if problems else OK
         text = '; '.join(problems) or ('running' if feed.messages else 'waiting for messages')
         values = self._values(report, came / elapsed if elapsed else 0.0, events, counts)
-        values['intake_break_ms'] = f'{1e3 * intake_break:.1f}'
+        values |= {'intake_break_ms': f'{1e3 * intake_break:.1f}', **(adaptation or {})}
         return DiagnosticStatus(
             level=level, name=f'{self._node}: {feed.name}', message=text,
             hardware_id=feed.converter.frame_id,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (FloatingPointRange, IntegerRange, ParameterDescriptor,
+                                SetParametersResult)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from taolora_ros import parameters
+from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.feed import Feed
 from taolora_ros.settings import Settings
 from taolora_ros.spec import ModelSpec
@@ -25,6 +27,7 @@ class LiveParameters:
         self._node = node
         self._changed = changed
         self._declared: list[str] = []  # live parameters of streams
+        self._adapts = False            # all parameters of adaptation are declared
         if hasattr(node, 'add_pre_set_parameters_callback'):
             node.add_pre_set_parameters_callback(self._coerce)
         node.add_on_set_parameters_callback(self._judge)
@@ -49,6 +52,9 @@ class LiveParameters:
         value = list(value) if p.kind is list else value
         descriptor = ParameterDescriptor(description=p.meaning, read_only=not p.dynamic,
                                          additional_constraints=', '.join(p.choices))
+        if p.kind is int:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(p.low), to_value=int(p.high), step=0)]
         if p.kind is float:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=p.low, to_value=p.high, step=0.0)]
@@ -63,6 +69,22 @@ class LiveParameters:
                 self._declared.append(f'{stream}.{p.name}')
                 values[p.name] = self.declare(p, f'{stream}.{p.name}', getattr(own, p.name))
         return parameters.changed(stream, own, spec, values)
+
+    def declare_adaptation(self) -> dict[str, object]:
+        """Declare all of ``adaptation.*``; return the read-only ones by name."""
+        values = {p.name: self.declare(p, f'adaptation.{p.name}', p.default)
+                  for p in parameters.ADAPTATION}
+        parameters.adaptation({name: values[name] for name in parameters.LEARNABLE})
+        self._adapts = True
+        return {name: values[name] for name in values if name not in parameters.LEARNABLE}
+
+    def adaptation(self) -> AdaptationSettings:
+        """Return the settings of adaptation as its parameters are stored."""
+        return parameters.adaptation(self._adaptation())
+
+    def _adaptation(self) -> dict[str, object]:
+        return {name: self._node.get_parameter(f'adaptation.{name}').value
+                for name in parameters.LEARNABLE}
 
     def forget(self) -> None:
         """Undeclare all live parameters of streams."""
@@ -86,6 +108,10 @@ class LiveParameters:
                 new = {p.name.split('.', 1)[1]: p.value for p in changes if p.name in live}
                 if new:
                     parameters.changed(stream, self._settings(stream), feed.detector.spec, new)
+            new = {p.name.split('.', 1)[1]: p.value for p in changes
+                   if p.name in (f'adaptation.{name}' for name in parameters.LEARNABLE)}
+            if new and self._adapts:
+                parameters.adaptation({**self._adaptation(), **new})
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if self._later:

@@ -7,6 +7,7 @@ the node may already be told to end.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -43,6 +44,8 @@ def run(args: list[str] | None = None) -> int:
 
 def _run(rclpy, node_class, args: list[str] | None) -> int:
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    from taolora_ros.ros_log import RosLog
     node = None
     try:
         rclpy.init(args=args)
@@ -50,6 +53,7 @@ def _run(rclpy, node_class, args: list[str] | None) -> int:
         return _failed(error)
     try:
         node = node_class()
+        logging.getLogger('taolora_ros').addHandler(RosLog(node.get_logger()))
         if node.autostart:
             node.bring_up()
         executor = SingleThreadedExecutor()

@@ -15,13 +15,14 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from taolora_ros.adaptation.settings import RANGES, AdaptationSettings
 from taolora_ros.detector import Settings
 from taolora_ros.spec import SPECS, ModelSpec
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: ``kind`` is str, float, bool or list (of str).
+    """One parameter: ``kind`` is str, float, int, bool or list (of str).
 
     ``default`` None means: none, it must be given (``dynamic`` False) or the model's own
     (``dynamic`` True). ``low`` and ``high`` bound numbers, ``choices`` names. Dynamic parameters
@@ -43,7 +44,7 @@ class Parameter:
         """Return in words what values are right."""
         if self.choices:
             return ', '.join(self.choices)
-        if self.kind is float:
+        if self.kind in (float, int):
             return f'{_short(self.low)} to {_short(self.high)} {self.unit}'.rstrip()
         return {str: 'text', list: 'names', bool: 'true, false'}[self.kind]
 
@@ -53,6 +54,8 @@ class Parameter:
         if self.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = float(value)
             good = self.low <= value <= self.high
+        elif self.kind is int:
+            good = type(value) is int and self.low <= value <= self.high
         elif self.kind is bool:
             good = isinstance(value, bool)
         elif self.kind is list:
@@ -67,11 +70,19 @@ class Parameter:
         return value
 
 
+def _adaptation(name: str, meaning: str, unit: str = '') -> Parameter:
+    """Return a live parameter of adaptation, whose default and range its settings have."""
+    default = getattr(AdaptationSettings(), name)
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    return Parameter(name, type(default), default, meaning, unit, low, high, dynamic=True)
+
+
 NODE = (
     Parameter('streams', list, ('imu', 'ecg'), 'names of the streams; each has the parameters '
               'below under its name'),
     Parameter('device', str, 'auto', 'where the network runs', choices=('auto', 'cpu', 'cuda')),
-    Parameter('engine', str, 'auto', 'how the network runs', choices=('auto', 'reference')),
+    Parameter('engine', str, 'auto', 'how the network runs', choices=(
+        'auto', 'reference', 'native', 'mega', 'fused', 'streams')),
     Parameter('poll_rate', float, 50.0, 'how often messages are collected and windows decided',
               unit='Hz', low=1.0, high=1000.0),
     Parameter('max_lag', float, 1.0, 'how long windows may wait for the network before newer ones '
@@ -111,6 +122,28 @@ STREAM = (
     Parameter('refractory', float, None, 'least time between two events of one label', unit='s',
               low=0.0, high=600.0, dynamic=True),
 )
+ADAPTATION = (
+    Parameter('directory', str, '', 'where what was learnt is kept; empty: $ROS_HOME/taolora, else '
+              '~/.ros/taolora'),
+    Parameter('robot', str, '', 'name of the robot, under which it is kept; empty: the host\'s'),
+    _adaptation('enabled', 'learn from what is said on ~/feedback'),
+    _adaptation('rate', 'how far feedback weighs against what holds the model in its place'),
+    _adaptation('decay', 'what is left of a feedback\'s weight after each later one'),
+    _adaptation('targets', 'what learns; while running only heads can'),
+    _adaptation('interval', 'time between two consolidations, with which what was learnt is also '
+                'saved', 's'),
+    _adaptation('events', 'events of each stream of which feedback can still be given'),
+    _adaptation('seconds', 'how long after it a missed event can be reported', 's'),
+    _adaptation('replay', 'feedbacks that are kept to learn from again'),
+    _adaptation('per_minute', 'feedbacks that are taken a minute'),
+    _adaptation('max_norm', 'limit of the change as a whole, in logits (rms over the reference)'),
+    _adaptation('max_shift', 'limit of how far events of a stream fall, in logits, when feedback '
+                'agrees with what the network finds doubtful'),
+    _adaptation('doubtful_shift', 'the same when it does not agree'),
+    _adaptation('max_lost', 'part of the reference\'s events whose loss rolls a change back'),
+    _adaptation('max_new', 'part of the rest in which new events roll a change back'),
+)
+LEARNABLE = tuple(parameter.name for parameter in ADAPTATION if parameter.dynamic)
 TUNABLE = tuple(parameter.name for parameter in STREAM if parameter.dynamic)
 EXAMPLES = {  # the streams of config/taolora.yaml, and what they are without any file
     'imu': {'topic': 'imu/data', 'type': 'sensor_msgs/msg/Imu', 'model': SPECS['imu'].name},
@@ -177,9 +210,17 @@ def changed(stream: str, settings: Settings, spec: ModelSpec, changes: Mapping[s
     return new
 
 
+def adaptation(values: Mapping[str, object]) -> AdaptationSettings:
+    """Return settings with ``values``; raise ValueError, naming the parameter, if they clash."""
+    table = {parameter.name: parameter for parameter in ADAPTATION}
+    return AdaptationSettings(**{name: table[name].checked(value, f'adaptation.{name}')
+                                 for name, value in values.items()})
+
+
 def unknown(names: Iterable[str], streams: Iterable[str]) -> list[str]:
     """Return a sentence for each name that is no parameter, with the most similar one that is."""
     known = [parameter.name for parameter in NODE]
+    known += [f'adaptation.{parameter.name}' for parameter in ADAPTATION]
     known += [f'{stream}.{parameter.name}' for stream in streams for parameter in STREAM]
     found = []
     for name in names:
@@ -194,7 +235,7 @@ def unknown(names: Iterable[str], streams: Iterable[str]) -> list[str]:
 def markdown_table() -> str:
     """Return the README's table."""
     rows = ['| parameter | default | values | live | meaning |', '| --- | --- | --- | --- | --- |']
-    for prefix, parameters in (('', NODE), ('STREAM.', STREAM)):
+    for prefix, parameters in (('', NODE), ('adaptation.', ADAPTATION), ('STREAM.', STREAM)):
         for p in parameters:
             if p.default is None:
                 shown = 'the model\'s' if p.dynamic else ', '.join(
@@ -212,6 +253,10 @@ def yaml_text() -> str:
              '# Written by: python -m taolora_ros.parameters yaml', '/**:', '  ros__parameters:']
     for p in NODE:
         lines += [f'    {line}' for line in _commented(p)] + [f'    {p.name}: {_yaml(p.default)}']
+    lines += ['', '    adaptation:']
+    for p in ADAPTATION:
+        lines += [f'      {line}' for line in _commented(p)]
+        lines.append(f'      {p.name}: {_yaml(p.default)}')
     for explained, (stream, values) in enumerate(EXAMPLES.items()):
         spec = next(spec for spec in SPECS.values() if spec.name == values['model'])
         own = dataclasses.asdict(Settings.default(spec))
@@ -228,7 +273,8 @@ def yaml_text() -> str:
 
 
 def _commented(p: Parameter) -> list[str]:
-    text = p.meaning + ('' if p.kind is not float and not p.choices else f' ({p.allowed})')
+    ranged = p.kind in (float, int) or p.choices
+    text = p.meaning + (f' ({p.allowed})' if ranged else '')
     return textwrap.wrap(text, 92, initial_indent='# ', subsequent_indent='#   ')
 
 

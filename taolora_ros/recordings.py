@@ -20,7 +20,7 @@ The format (channel-first, delta-coded int16; differences wrap, so decoding is e
       beat_aami  str [B]        N, S, V, F or Q, and
       beat_symbol str [B]       as MIT-BIH writes beats, '/' being a paced one
       ann_sample, ann_symbol    '[' and ']' bound ventricular flutter; may be missing
-      snr_db     float          set where noise was added on purpose
+      snr_db     float          set where noise was added on purpose, from sample noise_start on
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Recording:
     flutter_s: tuple[tuple[float, float], ...] = ()
     paced: bool = False
     snr_db: float | None = None
+    noise_start_s: float = 0.0  # where the added noise begins
 
     @property
     def duration_s(self) -> float:
@@ -263,7 +264,8 @@ def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
         source=path.resolve().parent.name, kind='ecg', rate=rate,
         values=((counts - zero[:, None]) / gain[:, None]).T,
         leads=tuple(str(name) for name in arrays.get('lead', range(len(counts)))),
-        snr_db=float(arrays['snr_db']) if 'snr_db' in arrays else None)
+        snr_db=float(arrays['snr_db']) if 'snr_db' in arrays else None,
+        noise_start_s=float(arrays.get('noise_start', 0)) / rate)
     if 'beat_sample' in arrays and ('beat_aami' in arrays or 'beat_symbol' in arrays):
         record.beat_times_s = arrays['beat_sample'] / rate
         aami, symbols = (_per_recording(path, arrays, key, len(record.beat_times_s))

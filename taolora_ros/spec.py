@@ -100,7 +100,7 @@ class ModelSpec:
 
 
 IMU_FALLS = ModelSpec(
-    name='imu_falls', version='1', kind='imu', labels=('fall',), classes=('none', 'fall'),
+    name='imu_falls', version='2', kind='imu', labels=('fall',), classes=('none', 'fall'),
     channels=('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z'),
     units=('m/s^2',) * 3 + ('rad/s',) * 3, optional=('gyro_x', 'gyro_y', 'gyro_z'),
     rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(-2.2,),
@@ -108,7 +108,7 @@ IMU_FALLS = ModelSpec(
                   floor=0.05))
 
 ECG_BEATS = ModelSpec(
-    name='ecg_beats', version='2', kind='ecg', labels=('beat', 'veb'),
+    name='ecg_beats', version='3', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
     rate=125.0, patch=16, tokens=64, hop=0.256, delay=0.96, refractory=0.19,
     bias=(0.0, -0.85),

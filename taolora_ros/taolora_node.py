@@ -21,19 +21,21 @@ from std_srvs.srv import Trigger
 from taolora_msgs import msg
 
 from taolora_ros import lifecycle_services, parameters
-from taolora_ros.conversions import make_converter
+from taolora_ros.adapting import Adapting
+from taolora_ros.conversions import make_converter, nanoseconds
 from taolora_ros.decode import Event
 from taolora_ros.detector import Detector
 from taolora_ros.diagnostics import plain_status
 from taolora_ros.event_messages import anomaly_message, event_message, model_info_message
 from taolora_ros.feed import Feed
+from taolora_ros.jetson import board_report
 from taolora_ros.live_parameters import LiveParameters
 from taolora_ros.models import Models, said_of
 from taolora_ros.running import Running
+from taolora_ros.shipped import find_model
 from taolora_ros.worker import Worker
 
 OUTPUT = QoSProfile(depth=100)
-NO_ADAPTATION = 'adaptation is not enabled: this version of taolora_ros does not adapt models'
 UNSTAMPED = '{}: {} has no header: samples are stamped by their arrival, evened out at {:g} Hz'
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
@@ -52,11 +54,14 @@ class TaoloraNode(LifecycleNode):
         self._streams: dict[str, Running] = {}
         self._worker: Worker | None = None
         self._model_info = self._feedback = None
+        self._adapting: Adapting | None = None  # until its parameters are declared
         self._reported: dict[str, str] = {}
         self._quietly = False  # a failed transition is told by whoever asked for it
         self._parameters_live = LiveParameters(self, self._follow_parameters)
         declare = self._parameters_live.declare
         self._values = {p.name: declare(p, p.name, p.default) for p in parameters.NODE}
+        self._values |= self._parameters_live.declare_adaptation()
+        self._adapting = self._nothing_learns()
         streams = parameters.checked_streams(self._values['streams'])
         self._given = {stream: parameters.checked_stream(stream, {
             p.name: declare(p, f'{stream}.{p.name}', parameters.default(p, stream))
@@ -92,8 +97,10 @@ class TaoloraNode(LifecycleNode):
         self._anomalies = self.create_lifecycle_publisher(msg.Anomaly, '~/anomalies', OUTPUT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         self.create_service(Trigger, '~/calibrate', self._calibrate)
-        self.create_service(Trigger, '~/save_adaptation', self._refuse_adaptation)
-        self.create_service(Trigger, '~/reset_adaptation', self._refuse_adaptation)
+        for name in ('save', 'reset'):
+            self.create_service(Trigger, f'~/{name}_adaptation',
+                                lambda request, response, name=name: self._answer(
+                                    response, *getattr(self._adapting, name)()))
         # By a clock of its own: diagnostics must go on when /clock stands still.
         self._clock_of_diagnostics = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=self._clock_of_diagnostics)
@@ -153,6 +160,7 @@ class TaoloraNode(LifecycleNode):
 
     def _configure(self) -> None:
         models = Models(self._values['engine'], self._values['device'])
+        self._adapting = self._nothing_learns()
         self._model_info = self.create_publisher(msg.ModelInfo, '~/model_info', QoSProfile(
             depth=len(self._given), durability=DurabilityPolicy.TRANSIENT_LOCAL))
         for stream, given in self._given.items():
@@ -164,12 +172,16 @@ class TaoloraNode(LifecycleNode):
             feed = Feed(stream, converter, Detector(model.spec, engine, settings, stream), engine)
             self._streams[stream] = Running(feed, f'{engine.name} on {engine.device}', given)
             self._parameters_live.feeds[stream] = feed
+            self._adapting.attach(find_model(given['model']), engine, feed)
             self._model_info.publish(model_info_message(
                 stream, model.spec, 4 if model.precision == 'int4' else 32, model.rank,
                 sum(t.numel() * t.element_size() for t in model.tensors.values())))
             if not converter.stamped:
                 self.get_logger().warning(UNSTAMPED.format(
                     stream, given['type'], given['sample_rate']))
+        if any('cuda' in running.engine for running in self._streams.values()):
+            for line in board_report():
+                self.get_logger().info(line)
 
     def _activate(self) -> None:
         for stream, running in self._streams.items():
@@ -202,6 +214,7 @@ class TaoloraNode(LifecycleNode):
 
     def _forget(self) -> None:
         """Undo ``_configure``."""
+        self._adapting.close()
         self._streams.clear()
         self._parameters_live.forget()
         if self._model_info:
@@ -230,7 +243,9 @@ class TaoloraNode(LifecycleNode):
     # the executor's thread: parameters, services, feedback, diagnostics
 
     def _follow_parameters(self) -> None:
-        """Open or close the topics of scores, as the parameter and the node's state say."""
+        """Adapt as the parameters say; open or close the topics of scores, by the state too."""
+        if self._adapting:
+            self._adapting.apply(self._parameters_live.adaptation())
         wanted = self._feedback is not None and self.get_parameter('publish_scores').value
         for running in self._streams.values():
             running.publish_scores(self, wanted)
@@ -245,19 +260,26 @@ class TaoloraNode(LifecycleNode):
             except ValueError as error:
                 response.success = False
                 told.append(f'{stream}: {error}')
-        response.message = '; '.join(told) or 'the node is not configured'
+        return self._answer(response, response.success,
+                            '; '.join(told) or 'the node is not configured')
+
+    @staticmethod
+    def _answer(response, success: bool, message: str):
+        response.success, response.message = success, message
         return response
 
-    def _refuse_adaptation(self, request, response):
-        response.success, response.message = False, NO_ADAPTATION
-        return response
+    def _nothing_learns(self) -> Adapting:
+        """Return what holds no learner yet."""
+        return Adapting(self._parameters_live.adaptation(), self._values['directory'],
+                        self._values['robot'], self.get_logger())
 
     def _take_feedback(self, feedback: msg.Feedback) -> None:
-        self.get_logger().warning(f'feedback on {feedback.event_id!r} is not used: {NO_ADAPTATION}',
-                                  once=True)
+        self._adapting.take(feedback.event_id, feedback.correct, feedback.label,
+                            float(feedback.quality), nanoseconds(feedback.header.stamp))
 
     def _publish_diagnostics(self) -> None:
-        """Publish one status for each stream, and log a new problem once."""
+        """Publish one status for each stream, and log a new problem once; consolidate if due."""
+        self._adapting.tick()
         pause = self._worker.longest_break() if self._worker else 0.0
         array = DiagnosticArray(status=[self._status(stream, pause) for stream in self._given])
         array.header.stamp = self.get_clock().now().to_msg()
@@ -271,7 +293,9 @@ class TaoloraNode(LifecycleNode):
     def _status(self, stream: str, intake_break: float) -> DiagnosticStatus:
         running = self._streams.get(stream)
         if running and running.diagnostics:
-            return running.diagnostics.status(self._time(), intake_break)
+            return running.diagnostics.status(
+                self._time(), intake_break, self._adapting.status(stream),
+                self._adapting.problem(stream))
         state = 'inactive' if running else 'unconfigured'
         if self.failure:
             return plain_status(self.get_name(), stream, DiagnosticStatus.ERROR,

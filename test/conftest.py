@@ -5,8 +5,11 @@ What tests share: a ROS 2 domain of their own, the recordings, and why a test is
     talker       a ROS node of the test module's own that publishes, listens and calls services
     shared_data  the folder of recordings; skips where there is none
     gpu          marker: skips without a CUDA device
+    kernels      the torch device on which Triton's kernels run: CUDA, or the CPU in its
+                 interpreter where there is no driver of a GPU
 """
 
+import ctypes
 import fcntl
 import importlib
 import os
@@ -41,11 +44,19 @@ def pytest_configure(config):
     """Keep this session's messages to itself, in its child processes too."""
     # At once, not in a fixture: rclpy reads these when a test module first initialises it.
     domain, config.ros_domain_lock = reserve_domain()
+    # Tests' networks are small: threads that wait for each other on busy cores only cost time.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ['ROS_DOMAIN_ID'] = str(domain)
     if os.environ.get('ROS_DISTRO') == 'humble':
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
     else:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    # Triton reads this when it is first imported, by whichever test. A library that loads says
+    # that there is a GPU without waking it.
+    try:
+        ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        os.environ['TRITON_INTERPRET'] = '1'
     config.ros_logs = tempfile.TemporaryDirectory(prefix='taolora_ros_log_')
     os.environ['ROS_LOG_DIR'] = config.ros_logs.name
 
@@ -58,6 +69,12 @@ def pytest_unconfigure(config):
 def pytest_report_header():
     """Name the domain, so that `ros2 topic echo` can join a run that hangs."""
     return f'ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}'
+
+
+def pytest_itemcollected(item):
+    """Let `-m gpu` choose the tests of kernels, too, where they run on a GPU."""
+    if 'kernels' in getattr(item, 'fixturenames', ()) and 'TRITON_INTERPRET' not in os.environ:
+        item.add_marker('gpu')
 
 
 def pytest_runtest_setup(item):
@@ -79,6 +96,19 @@ def ros():
                 raise  # `make setup` promises them: missing there is a fault
             pytest.skip(f'{name} does not import ({error}): run `make setup`')
     return importlib.import_module('rclpy')
+
+
+@pytest.fixture(scope='session')
+def kernels():
+    """Give the torch device that kernels run on; skip without Triton, but not in .venv."""
+    torch = pytest.importorskip('torch')
+    if Path(sys.prefix) != ROOT / '.venv':
+        pytest.importorskip('triton')
+    if os.environ.get('TRITON_INTERPRET') == '1':
+        return torch.device('cpu')
+    if not torch.cuda.is_available():
+        pytest.skip('there is a driver, but no CUDA device')
+    return torch.device('cuda')
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ from taolora_ros.cli import main
 from taolora_ros.comparators import methods
 from taolora_ros.comparators.calibration import Calibration, replace_layers
 from taolora_ros.comparators.formats import NF4, dynamic, nf4, round_to_nearest, static
-from taolora_ros.comparators.held_out import excerpt, shortened, split
+from taolora_ros.comparators.held_out import shortened, split
 from taolora_ros.comparators.low_rank import eora, l2qer, loftq, svd
 from taolora_ros.comparators.measures import errors, logits, multiplies, size
 from taolora_ros.comparators.rows import ablation, comparators
@@ -169,17 +169,6 @@ def test_no_subject_is_calibrated_on_and_judged(tmp_path):
         assert shortened(judged, None) == judged
     with pytest.raises(ValueError, match='no recording left to judge'):
         split(recordings, frozenset(['nobody']))
-
-
-def test_excerpt_holds_the_annotations_in_it(tmp_path):
-    write_dataset(tmp_path, seed=3, subjects=1, records=1)
-    record = next(iter(load_recordings(tmp_path, 'ecg')))
-    part = excerpt(record, 20.0)
-    begin = max(min(300.0, record.duration_s - 20.0), 0.0)
-    inside = (record.beat_times_s >= begin) & (record.beat_times_s < begin + 20.0)
-    assert part.duration_s == pytest.approx(20.0, abs=0.01)
-    assert np.allclose(part.beat_times_s + begin, record.beat_times_s[inside], atol=0.01)
-    assert list(part.beat_aami) == list(record.beat_aami[inside])
 
 
 def test_names_of_rows_are_unique():

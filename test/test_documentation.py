@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'tools' / 'results.py'
-PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'CONTRIBUTING.md')
+PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'docs/adaptation.md',
+         'docs/detection.md', 'CONTRIBUTING.md')
 
 
 def run(*arguments):
@@ -18,7 +19,8 @@ def run(*arguments):
                           text=True, check=True).stdout
 
 
-@pytest.mark.parametrize('page, tables', [('README.md', 'figures'), ('docs/models.md', 'details')])
+@pytest.mark.parametrize('page, tables', [('README.md', 'figures'), ('docs/models.md', 'details'),
+                                          ('docs/detection.md', 'detection')])
 def test_tables_of_results_are_those_kept(page, tables):
     text = (ROOT / page).read_text()
     for table in run(tables).strip().split('\n\n'):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from taolora_ros.model_file import annotate_model, load_model
 from taolora_ros.model_info import measure
 from taolora_ros.spec import ECG_BEATS, ModelSpec
-from tiny import tiny_batch, tiny_models, tiny_spec
+from tiny import PLAIN, tiny_batch, tiny_models, tiny_spec
 
 
 def rewrite(path, change):
@@ -40,7 +40,7 @@ def test_file_holds_exactly_what_was_quantized(tmp_path):
     from taolora_ros.training.calibration import QuantizeOptions, quantize_network
     spec = tiny_spec()
     torch.manual_seed(0)
-    made = quantize_network(TaoNetwork(spec).eval(), tiny_batch(spec), QuantizeOptions(rank=3))
+    made = quantize_network(TaoNetwork(spec).eval(), tiny_batch(spec), QuantizeOptions(**PLAIN))
     loaded = load_model(tiny_models(tmp_path)).network
     batch = tiny_batch(spec, 4, seed=3)
     with torch.inference_mode():

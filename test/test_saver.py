@@ -53,3 +53,23 @@ def test_a_failure_is_told_and_the_next_save_succeeds(tmp_path):
     saver.save(states(2), {'n': 2})
     assert saver.close(10.0) and saver.error is None and saver.last.blocks == 4
     assert load_checkpoint(folder, 'm').statistics == {'n': 2}
+
+
+def test_saves_are_a_pause_apart_unless_somebody_waits(tmp_path, monkeypatch):
+    begun, real = [], module.save_checkpoint
+
+    def save(*args):
+        begun.append((time.monotonic(), args[3]['n']))
+        return real(*args)
+    monkeypatch.setattr(module, 'save_checkpoint', save)
+    saver = Saver(tmp_path, 'm', pause=0.4)
+    end, n = time.monotonic() + 1.0, 0
+    while time.monotonic() < end:
+        n += 1
+        saver.save(states(n % 9), {'n': n})
+        time.sleep(0.002)
+    assert 2 <= len(begun) <= 3 and n > 20
+    assert all(b[0] - a[0] >= 0.39 for a, b in zip(begun, begun[1:]))
+    start = time.monotonic()
+    assert saver.close(10.0) and time.monotonic() - start < 0.3
+    assert begun[-1][1] == n

@@ -2,14 +2,20 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from taolora_ros.features import feature_names
 from taolora_ros.model_file import save_model
 from taolora_ros.network import TaoNetwork
+from taolora_ros.recordings import Recording
 from taolora_ros.spec import IMU_FALLS, ModelSpec, NetworkSpec
 from taolora_ros.training.calibration import QuantizeOptions, quantize_network
+from taolora_ros.training.corpus import build_corpus
 from taolora_ros.training.windows import Batch
+
+
+PLAIN = {'rank': 3, 'lora_bits': 16, 'scale_bits': 32}  # what files of version 1 hold
 
 
 def tiny_spec(spec: ModelSpec = IMU_FALLS) -> ModelSpec:
@@ -35,6 +41,22 @@ def tiny_models(folder, spec: ModelSpec | None = None, seed: int = 0, **options)
     path = folder / 'tiny.safetensors'
     scale = torch.ones(network.features)
     save_model(folder / 'tiny.fp32.safetensors', spec, network, scale, {'made': 'by a test'}, {})
-    quantized = quantize_network(network, tiny_batch(spec), QuantizeOptions(rank=3, **options))
+    quantized = quantize_network(network, tiny_batch(spec), QuantizeOptions(**{**PLAIN, **options}))
     save_model(path, spec, quantized, scale, {'made': 'by a test'}, {})
     return path
+
+
+def imu_recording(subject, is_fall, seconds=14.0, rate=80.0, seed=0):
+    random = np.random.default_rng(seed)
+    values = random.normal(0, 0.1, (int(seconds * rate), 6))
+    values[:, 2] += 9.81
+    if is_fall:
+        at = int(7.0 * rate)
+        values[at:at + 8, :3] *= 6
+    return Recording(name=f'{subject}-{seed}', subject=subject, source='made', kind='imu',
+                     rate=rate, values=values, is_fall=is_fall,
+                     fall_time_s=7.0 if is_fall else None, code='F01' if is_fall else 'D01')
+
+
+def imu_corpus(spec):
+    return build_corpus(spec, [imu_recording(f's{i % 3}', i % 2 == 0, seed=i) for i in range(6)])

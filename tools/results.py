@@ -5,8 +5,10 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py keep RAW.json docs/results/NAME.json [KEY]   what was measured anew
     tools/results.py figures                                      the tables of README.md
     tools/results.py details                                      the tables of docs/models.md
+    tools/results.py detection                                    the tables of docs/detection.md
 
-RAW.json is what `taolora train --folds` or `taolora evaluate comparators` wrote with --json, or,
+RAW.json is what `taolora train --folds` or `taolora evaluate comparators` (or peers, noise,
+signals, delay) wrote with --json, or,
 with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json stays: correct
 what it says of its origin (`what`, `provenance`) by hand. Recordings of an IMU without errors are
 dropped, they are thousands.
@@ -21,6 +23,9 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 PLACES = 6     # decimals kept
 NOTABLE = 10   # wrong VEB decisions from which a record is listed
+FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (before)',
+           'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
+           'left_out': '... calibrated and tuned (200 steps) without these subjects'}
 SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 
 
@@ -28,7 +33,7 @@ def keep(raw: Path, out: Path, key: str | None = None) -> None:
     """Write the results in ``raw`` to ``out``, shortened, under the origin told there."""
     old = json.loads(out.read_text()) if out.exists() else {'what': '', 'provenance': ''}
     new = json.loads(raw.read_text())
-    if isinstance(new, list):  # of `taolora evaluate comparators`
+    if isinstance(new, list):  # of `taolora evaluate comparators` and tables like it
         rows = [json.dumps(rounded(row)) for row in new]
         out.write_text('[\n' + ',\n'.join(rows) + '\n]\n')
         return
@@ -124,14 +129,34 @@ def _fall_row(name: str, precision: str, fall: dict) -> list[str]:
 def details() -> str:
     """Return the tables of docs/models.md: VEB by record, errors of falls by activity."""
     records = load('cross_validation_ecg')['int4']['recordings']
-    rows = [['record', 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %']]
+    rows = [['record', 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %', 'with fusion']]
     groups = [(r['name'], [r]) for r in sorted(records, key=lambda r: -_wrong(r))
               if _wrong(r) >= NOTABLE]
     rest = [r for r in records if _wrong(r) < NOTABLE]
     for name, group in (*groups, (f'the other {len(rest)}', rest)):
-        n, tp, fn, fp = (sum(r['veb'][key] for r in group) for key in ('n', 'tp', 'fn', 'fp'))
-        rows.append([name, *map(str, (n, tp, fn, fp)), percent(tp / n), percent(tp / (tp + fp))])
-    return '\n'.join(table(*rows) for rows in (rows, _activities()))
+        n, tp, fn, fp, unclear = (sum(r['veb'][key] for r in group)
+                                  for key in ('n', 'tp', 'fn', 'fp', 'unclear'))
+        rows.append([name, *map(str, (n, tp, fn, fp)), percent(tp / n), percent(tp / (tp + fp)),
+                     percent(tp / (tp + fp + unclear))])
+    return '\n'.join(table(*rows) for rows in (rows, _activities(), *_quantization()))
+
+
+def _quantization() -> list[list[list[str]]]:
+    """Return what each format changes of the events, for an ECG and for falls."""
+    ecg, imu = load('quantization_ecg'), load('quantization_imu')
+    beats = [['ECG', 'Se %', 'PPV %', 'VEB Se %', 'PPV %', 'F1 %', 'of FP32 %']]
+    falls = [['falls', 'falls', 'found', 'of FP32 %', 'false alarms', 'hours']]
+    for key, name in FORMATS.items():
+        if key in ecg:
+            beat, veb = ecg[key]['beat'], ecg[key]['veb']
+            beats.append([name, *map(percent, (beat['se'], beat['ppv'], veb['se'], veb['ppv'],
+                                               veb['f1'], veb['tp'] / ecg['fp32']['veb']['tp']))])
+        if key in imu:
+            fall = imu[key]['fall']
+            falls.append([name, str(fall['falls']), str(fall['found']),
+                          percent(fall['found'] / imu['fp32']['fall']['found']),
+                          str(fall['false_alarms']), f'{fall["hours"]:.2f}'])
+    return [beats, falls]
 
 
 def _wrong(record: dict) -> int:
@@ -150,6 +175,36 @@ def _activities() -> list[list[str]]:
             *([*what, *map(str, row)] for what, row in order)]
 
 
+BEATS = {'beats': ('beat', 'n'), '150 ms: Se %': ('beat', 'se'), 'PPV %': ('beat', 'ppv'),
+         '50 ms: Se %': ('beat_50ms', 'se'), 'PPV % ': ('beat_50ms', 'ppv')}
+VEB = {'VEB': ('veb', 'n'), 'Se %': ('veb', 'se'), 'PPV %  ': ('veb', 'ppv')}
+DETECTION = {  # file of results: first column, and the others
+    'peers_ecg': ('detector', {**BEATS, 'CPU s per hour': ('cpu_s_per_hour',)}),
+    'delay_ecg': ('delay', {**BEATS, **VEB, 'with fusion': ('veb', 'ppv_strict'),
+                            'wait s': ('wait_mean_s',), '99 %': ('wait_p99_s',)}),
+    'signals_ecg': ('signal', {**BEATS, **VEB}),
+    'noise_ecg': ('detector, noise', BEATS)}
+
+
+def detection() -> str:
+    """Return the tables of docs/detection.md."""
+    tables = []
+    for name, (first, columns) in DETECTION.items():
+        rows = [[row['name'], *(_cell(row, path) for path in columns.values())]
+                for row in load(name)]
+        tables.append(table([first, *(heading.strip() for heading in columns)], *rows))
+    return '\n'.join(tables)
+
+
+def _cell(row: dict, path: tuple[str, ...]) -> str:
+    """Return what lies at ``path`` in a row: a count, a time, or a fraction as per cent."""
+    for key in path:
+        row = row[key]
+    if len(path) == 1:
+        return f'{row:.2f}'
+    return str(row) if isinstance(row, int) else percent(row)
+
+
 def percent(share: float) -> str:
     """Return a fraction as per cent."""
     return f'{100 * share:.2f}'
@@ -165,8 +220,9 @@ def main(arguments: list[str]) -> int:
     """Do what the arguments say; return the exit status."""
     if len(arguments) in (3, 4) and arguments[0] == 'keep':
         keep(Path(arguments[1]), Path(arguments[2]), *arguments[3:])
-    elif arguments in (['figures'], ['details']):
-        print(figures() if arguments == ['figures'] else details(), end='')
+    elif len(arguments) == 1 and arguments[0] in ('figures', 'details', 'detection'):
+        print({'figures': figures, 'details': details, 'detection': detection}[arguments[0]](),
+              end='')
     else:
         print(__doc__, file=sys.stderr)
         return 2

@@ -83,7 +83,7 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
     blocks = make_blocks(layers)
     digests = {name: digest_of(arrays) for name, arrays in blocks.items()}
     with _locked(folder, fcntl.LOCK_EX):
-        kept = _kept(folder, model, blocks, digests)
+        kept, there = _kept(folder, model, blocks, digests)
         new = blocks.keys() - kept.keys()
         data = format_blocks({name: blocks[name] for name in sorted(new)})
         file = digest_of_bytes(data) + ENDING
@@ -93,10 +93,11 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
         manifest = json.dumps({
             'format': FORMAT, 'version': FORMAT_VERSION, 'time': now.isoformat(), 'model': model,
             'blocks': {name: [kept.get(name, file), digests[name]] for name in blocks},
-            'layers': list(layers), 'statistics': dict(statistics or {})}, indent=1).encode()
+            'layers': list(layers), 'statistics': dict(statistics or {})}).encode()
         _put(folder / MANIFEST, manifest)
         _flush_entries(folder)
-        _tidy(folder, {*kept.values(), file})
+        for unused in there - {*kept.values(), file}:
+            (folder / unused).unlink()
     return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest))
 
 
@@ -126,8 +127,8 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
 
 
 def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mapping[str, str]
-          ) -> dict[str, str]:
-    """Return in which files blocks are that have not changed; none when old ones fill the rest.
+          ) -> tuple[dict[str, str], set[str]]:
+    """Return in which files unchanged blocks are (none when old ones fill the rest), and all files.
 
     What saving left behind and the manifest does not name is removed. Raise ValueError where a
     checkpoint of another model, or one that cannot be read, would be lost.
@@ -140,8 +141,8 @@ def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mappin
     size = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in blocks.items()}
     written = sum(size[name] for name in blocks.keys() - kept.keys())
     if written + sum(sizes[file] for file in set(kept.values())) > 2 * sum(size.values()) + SLACK:
-        return {}
-    return kept
+        kept = {}
+    return kept, set(sizes)
 
 
 def _tidy(folder: Path, named: Set[str]) -> dict[str, int]:
@@ -204,6 +205,8 @@ def _read(path: Path) -> bytes:
 
 def _make(folder: Path) -> None:
     """Make a folder and those above it, on the disk too."""
+    if folder.is_dir():
+        return
     new = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in new:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from taolora_ros.adaptation.blocks import State
 from taolora_ros.adaptation.checkpoint import Saved, save_checkpoint
 
+PAUSE = 1.0  # s
+
 
 class Saver:
     """Write states to one folder, one after the other, in a thread of its own.
 
-    ``save`` returns at once. While one state is being written the next waits; a newer one takes
-    its place, so that nothing piles up. ``last`` is the last save that is on the disk, ``error``
-    why the last attempt failed, None when it did not. To be closed in the end.
+    ``save`` returns at once. While one state is being written, and for ``pause`` seconds from when
+    that began, the next waits; a newer one takes its place, so that nothing piles up. ``last`` is
+    the last save that is on the disk, ``error`` why the last attempt failed, None when it did
+    not. To be closed in the end.
+
+    The pause is for inference: a thread that has Python's lock when the system takes its core
+    away holds up all others, on a busy machine for milliseconds.
     """
 
-    def __init__(self, folder: str | Path, model: str):
-        self.folder, self.model = Path(folder), model
+    def __init__(self, folder: str | Path, model: str, pause: float = PAUSE):
+        self.folder, self.model, self.pause = Path(folder), model, pause
         self.last: Saved | None = None
         self.error: str | None = None
         self._changed = threading.Condition()
         self._waiting: tuple[Mapping[str, State], Mapping] | None = None
         self._busy = self._closed = False
+        self._hurry = 0  # how many wait for all to be written
         self._thread = threading.Thread(target=self._write, name='save_adaptation', daemon=True)
         self._thread.start()
 
@@ -40,13 +48,18 @@ class Saver:
             self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all is written or ``timeout`` seconds have passed; tell which.
+        """Wait, without a pause, until all is written or ``timeout`` s have passed; tell which.
 
         True also when writing failed, see ``error``.
         """
         with self._changed:
-            return self._changed.wait_for(
-                lambda: self._waiting is None and not self._busy, timeout)
+            self._hurry += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(
+                    lambda: self._waiting is None and not self._busy, timeout)
+            finally:
+                self._hurry -= 1
 
     def close(self, timeout: float | None = None) -> bool:
         """Write what waits, then end the thread; tell whether it did so within ``timeout``."""
@@ -59,13 +72,17 @@ class Saver:
 
     def _write(self) -> None:
         """Write what comes until closed; the thread's function."""
+        rested = 0.0
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+                self._changed.wait_for(lambda: self._hurry or self._closed,
+                                       max(rested - time.monotonic(), 0.0))
                 self._changed.wait_for(lambda: self._waiting is not None or self._closed)
                 if self._waiting is None:
                     return
+                rested = time.monotonic() + self.pause
                 (layers, statistics), self._waiting, self._busy = self._waiting, None, True
             try:
                 self.last = save_checkpoint(self.folder, self.model, layers, statistics)

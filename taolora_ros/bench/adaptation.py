@@ -67,12 +67,15 @@ def table(result: dict) -> Group:
         f'factors of rank 8: float32 {kept["float32_bytes"]} bytes'
         + ''.join(f', {name} {kept[name]["bytes"]} (error of A {kept[name]["error_a"]:.2%}, of A B '
                   f'{kept[name]["error"]:.2%})' for name in ('float16', 'q4')) + '\n'
-        f'inference of imu_falls in ms: alone {_both(saving["alone_ms"])}, while one save follows '
-        f'the other {_both(saving["while_saving_ms"])},\n  beside another process that flushes a '
-        f'file to the same disk {_both(saving["beside_flusher_ms"])};\n  {saving["saves"]} saves '
-        f'in {saving["windows"]} windows, handing one over takes {saving["hand_over_us"]:.0f} µs'))
+        f'inference of imu_falls in ms, less the time of waiting for a core, and as it passed:\n'
+        f'  alone {_both(saving["alone"])}\n  states handed over after every window, saved every '
+        f'{saving["pause_s"]:g} s {_both(saving["while_saving"])}\n  saved without a pause '
+        f'{_both(saving["without_pause"])}\n  beside another process that flushes a file to the '
+        f'same disk {_both(saving["beside_flusher"])}\n  {saving["windows"]} windows each; handing '
+        f'over takes {saving["hand_over_us"]:.0f} µs'))
 
 
-def _both(values: list[float]) -> str:
-    """Return median and p99."""
-    return f'{values[0]:.2f} (p99 {values[1]:.2f})'
+def _both(took: dict[str, list[float]]) -> str:
+    """Return medians and p99."""
+    (own, own_99), (passed, passed_99) = took['own_ms'], took['ms']
+    return f'{own:.2f} (p99 {own_99:.2f}), {passed:.2f} (p99 {passed_99:.2f})'

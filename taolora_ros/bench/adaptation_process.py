@@ -11,8 +11,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from taolora_ros.adaptation.blocks import make_blocks, restore_block
 from taolora_ros.adaptation.checkpoint import FORMAT_VERSION
 from taolora_ros.adaptation.lora import AdaptedLayer
 from taolora_ros.adaptation.q4 import pack_factors
-from taolora_ros.adaptation.saver import Saver
+from taolora_ros.adaptation.saver import PAUSE, Saver
 from taolora_ros.adaptation.signal import Signal
 from taolora_ros.adaptation.targets import BASE_TARGETS, MICRO_TARGETS, layer_kinds
 from taolora_ros.bench.processes import Process
@@ -139,32 +139,66 @@ def _resident() -> int:
 
 
 def saving(windows: int, folder: str) -> dict:
-    """Return p50 and p99 in ms of inference alone, while saves follow one another, and while
-    another process writes to the same disk.
+    """Return p50 and p99 in ms of inference in several company; ``own_ms`` as ``Clock`` says.
+
+    Alone; while a state is handed over to be saved after every window; the same without the pause
+    between two saves; and beside another process that flushes a file to the same disk. Every
+    window is followed by learning, in all cases.
     """
     model = load_model(find_model('imu_falls'))
-    infer, learn = inference(model), Learning(model, folder)
-    took: dict[str, list] = {'alone': [], 'while_saving': [], 'beside_flusher': []}
+    infer, learn, clock = inference(model), Learning(model, folder), Clock()
+    took: dict[str, list] = {'alone': [], 'while_saving': [], 'without_pause': [],
+                             'beside_flusher': []}
     rounds = min(ROUNDS, max(windows // 10, 1))
     for _ in range(rounds):
         for way, times in took.items():
-            beside = (Process('taolora_ros.bench.flusher', f'{folder}/flushed')
-                      if way == 'beside_flusher' else nullcontext())
-            with beside as process:
-                if process:
-                    process.wait_for('started')
-                times.append(np.empty(windows // rounds))
-                for i in range(len(times[-1])):
-                    if way == 'while_saving':
-                        learn.save_if_idle()
-                    start = time.perf_counter()
+            learn.saver.pause = 0.0 if way == 'without_pause' else PAUSE
+            with flusher(folder) if way == 'beside_flusher' else nullcontext():
+                for _ in range(windows // rounds):
+                    learn.learn()
+                    if way in ('while_saving', 'without_pause'):
+                        learn.save()
+                    start = clock()
                     infer()
-                    times[-1][i] = 1e3 * (time.perf_counter() - start)
-                learn.saver.flush()
+                    times.append(1e3 * (clock() - start))
+            learn.saver.flush()
     learn.close()
-    return {**{f'{way}_ms': percentiles(times) for way, times in took.items()},
-            'windows': sum(map(len, took['alone'])), 'saves': len(learn.handed_over),
+    return {**{way: {'ms': percentiles([np.array(times)[:, 0]]),
+                     'own_ms': percentiles([np.array(times)[:, 1]])}
+               for way, times in took.items()},
+            'windows': len(took['alone']), 'pause_s': PAUSE,
             'hand_over_us': round(float(np.median(learn.handed_over)), 1)}
+
+
+@contextmanager
+def flusher(folder: str) -> Iterator[None]:
+    """Have another process flush a file in ``folder`` to the disk, again and again."""
+    with Process('taolora_ros.bench.flusher', f'{folder}/flushed') as process:
+        process.wait_for('started')
+        yield
+
+
+class Clock:
+    """Tells the time, and the time less what this thread has spent waiting for a core.
+
+    The second one goes on while the thread waits for another (Python's lock, a full pipe), so it
+    shows who holds up whom, which a busy machine would hide.
+    """
+
+    def __init__(self):
+        try:
+            self._waited = open('/proc/thread-self/schedstat', 'rb', buffering=0)
+        except OSError:  # not every kernel counts it: then both are the same
+            self._waited = None
+
+    def __call__(self) -> np.ndarray:
+        """Return both in s, (2,)."""
+        waited = 0.0
+        if self._waited:
+            self._waited.seek(0)
+            waited = int(self._waited.read(64).split()[1]) / 1e9
+        now = time.perf_counter()
+        return np.array([now, now - waited])
 
 
 def inference(model: Model) -> Callable[[], object]:
@@ -186,13 +220,14 @@ class Learning:
         self.saver, self.handed_over = Saver(folder, model.spec.name), []  # µs each
         self.random = np.random.default_rng(0)
 
-    def save_if_idle(self) -> None:
-        """Learn and have it saved, unless the last save is not on the disk yet."""
-        if not self.saver.flush(0.0):
-            return
+    def learn(self) -> None:
+        """Let every layer learn from one feedback."""
         for layer in self.layers.values():
             layer.learn(self.random.standard_normal(layer.in_features, np.float32),
                         self.random.standard_normal(layer.out_features, np.float32), STEP)
+
+    def save(self) -> None:
+        """Hand over what was learnt."""
         start = time.perf_counter()
         self.saver.save({name: layer.state() for name, layer in self.layers.items()})
         self.handed_over.append(1e6 * (time.perf_counter() - start))

@@ -22,7 +22,8 @@ from taolora_ros.comparators.rows import Row, ablation, comparators
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.evaluation.beats import ratio
 from taolora_ros.evaluation.detection import changed_settings
-from taolora_ros.evaluation.evaluate import PROCESSES, judge, summarise
+from taolora_ros.evaluation.evaluate import judge, summarise
+from taolora_ros.evaluation.spread import PROCESSES
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import Recording
@@ -32,6 +33,7 @@ from taolora_ros.training.recipe import training_recordings
 from taolora_ros.training.tuning import TuneOptions
 from taolora_ros.training.windows import Batch, WindowSampler
 
+RANK = 8  # of every LoRA, where a row does not say otherwise
 Progress = Callable[[int, int, str], None]  # rows done, rows, the row just done
 
 
@@ -98,11 +100,11 @@ def _sampler(spec, corpus, seed: int, augment: bool) -> WindowSampler:
 
 
 def _options(shipped: Model, windows: int) -> QuantizeOptions:
-    """Return the options the shipped model was quantized with, as far as they are known."""
+    """Return the shipped model's options, with the LoRA that the other methods have, too."""
     known = {field.name for field in dataclasses.fields(QuantizeOptions)}
     told = shipped.metadata['provenance'].get('quantization', {})
     options = QuantizeOptions(**{key: value for key, value in told.items() if key in known})
-    return dataclasses.replace(options, rank=shipped.rank, windows=windows)
+    return dataclasses.replace(options, rank=RANK, lora_bits=16, scale_bits=32, windows=windows)
 
 
 def run(study: Study, rows: list[Row], processes: int | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class Engine(Protocol):
 
     name: str
     device: str
+    why: str  # how it was picked, in words
     keeps_embedding: bool
 
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
@@ -69,11 +70,17 @@ def adaptable(name: str) -> bool:
 
 def check_changes(changes: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> None:
     """Raise ValueError unless ``changes`` are finite and of the ``shapes`` that may be adapted."""
+    check_names(changes, shapes)
     for name, value in changes.items():
-        if name not in shapes:
-            raise ValueError(f'{name}: not a weight that can be adapted; those are '
-                             f'{", ".join(sorted(shapes))}')
         if np.shape(value) != tuple(shapes[name]):
             raise ValueError(f'{name}: shape {np.shape(value)}, expected {tuple(shapes[name])}')
         if not np.isfinite(value).all():
             raise ValueError(f'{name}: a value is not a finite number')
+
+
+def check_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError unless all ``names`` are ``known`` as weights that can be adapted."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f'{name}: not a weight that can be adapted; those are '
+                             f'{", ".join(sorted(known))}')

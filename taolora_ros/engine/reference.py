@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.engine.interface import Scores, adaptable, check_changes
+from taolora_ros.engine.interface import Scores, adaptable, check_changes, check_names
 from taolora_ros.model_file import Model
 
 
@@ -28,6 +28,7 @@ class ReferenceEngine:
     """Runs a model as its network is written. The gate opens the transient path row by row."""
 
     name = 'reference'
+    why = 'made directly'
 
     def __init__(self, model: Model, device: str = 'auto'):
         self._device = pick_device(device)
@@ -60,10 +61,7 @@ class ReferenceEngine:
 
     def read_weights(self, *names: str) -> dict[str, np.ndarray]:
         """Return copies of weights that may be adapted; raise ValueError for other names."""
-        for name in names:
-            if name not in self._adaptable:
-                raise ValueError(f'{name}: not a weight that can be adapted; those are '
-                                 f'{", ".join(sorted(self._adaptable))}')
+        check_names(names, self._adaptable)
         return {name: self._adaptable[name].float().cpu().numpy().copy() for name in names}
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ import numpy as np
 from taolora_ros.detector import BATCH, PIECE, Detector
 from taolora_ros.evaluation.beats import ratio
 from taolora_ros.evaluation.detection import Candidate
-from taolora_ros.evaluation.evaluate import PROCESSES
+from taolora_ros.evaluation.spread import PROCESSES
 from taolora_ros.evaluation.falls import poisson_upper
 from taolora_ros.evaluation.faults import FAULTS, Fault, inject
 from taolora_ros.evaluation.trials import Trial, find_trials, read_trial

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from taolora_ros.evaluation.beats import beat_figures, count_beats
 from taolora_ros.evaluation.detection import Candidate, Found, detect
 from taolora_ros.evaluation.falls import FallCount, count_falls, fall_figures
+from taolora_ros.evaluation.panel import Panel
+from taolora_ros.evaluation.spread import Progress, spread
 from taolora_ros.recordings import Recording, find_files, read_npz
 
-PROCESSES = 2  # beyond that the machine's other work suffers and little is gained
-Progress = Callable[[int, int, str], None]  # files done, files, the file just done
 Judged = FallCount | Counter  # the counts of one recording
 
 
@@ -35,13 +30,28 @@ class Choice:
         return (self.only is None or subject in self.only) and subject not in self.without
 
 
+@dataclass
+class Judge:
+    """The task of judging the recordings in a file that ``choice`` takes."""
+
+    panel: Panel
+    choice: Choice
+
+    def __call__(self, path: Path) -> list[tuple[dict, Judged]]:
+        """Return (entry for the report, counts) of each."""
+        return [row for recording in read_npz(path)
+                if self.choice.takes(recording.subject) and self.panel.knows(recording)
+                for row in judge([recording], self.panel.load(recording))]
+
+
 def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int | None = None,
              only: frozenset[str] | None = None, unseen: bool = False,
-             progress: Progress = lambda *_: None) -> dict:
+             progress: Progress = lambda *_: None, folds: dict[str, Path] | None = None) -> dict:
     """Return the figures of ``candidate`` on all annotated recordings of ``kind`` below ``data``.
 
     ``only`` keeps the subjects (IMU) or records (ECG) named, ``unseen`` those the model was not
-    trained on; ``processes`` is chosen by the number of files and CPUs when it is None. The
+    trained on; ``processes`` is chosen by the number of files and CPUs when it is None. With
+    ``folds`` (see panel.py) each subject is judged by the model that left it out, if one did. The
     result is ready for JSON: ``fall``, or ``beat``, ``beat_50ms`` and ``veb``, over all recordings
     (ratios as fractions from 0 to 1), one entry each in ``recordings``, and what was left out.
     Raise ValueError for data or a model that cannot be used.
@@ -51,11 +61,12 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     model = candidate.describe()
     if model['kind'] != kind:
         raise ValueError(f'{candidate.model}: {model["name"]} is for {model["kind"]}, not {kind}')
-    trained_on = frozenset(model.pop('trained_on'))
+    trained_on = frozenset(model.pop('trained_on')) if folds is None else frozenset()
     choice = Choice(only, trained_on if unseen else frozenset())
     started = time.monotonic()
     judged = []
-    for done, (path, rows) in enumerate(judge_files(files, candidate, processes, choice), 1):
+    task = Judge(Panel(candidate, folds), choice)
+    for done, (path, rows) in enumerate(spread(files, task, processes), 1):
         judged += [(str(path), i, *row) for i, row in enumerate(rows)]
         progress(done, len(files), path.name)
     if not judged:
@@ -65,6 +76,8 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     judged.sort(key=lambda row: row[:2])  # processes finish in any order
     result = summarise(kind, [row[2:] for row in judged])
     seen = sum(entry['subject'] in trained_on for entry in result['recordings'])
+    if folds is not None:
+        model.update(file='', folds=sorted({path.name for path in folds.values()}))
     return {**result, 'seen_in_training': seen, 'model': model, 'data': str(data),
             'skipped_files': dict(Counter(skipped.values())),
             'seconds': time.monotonic() - started}
@@ -103,58 +116,6 @@ def _summarise_beats(judged: list[tuple[dict, Counter]]) -> dict:
             'flutter_left_out': sum(count['flutter_left_out'] for count in scored),
             'apart': {reason: {**beat_figures(group), 'records': len(group)}
                       for reason, group in sorted(groups.items())}}
-
-
-def judge_files(files: list[Path], candidate: Candidate, processes: int | None, choice: Choice
-                 ) -> Iterator[tuple[Path, list]]:
-    """Yield (file, judged recordings) as they become ready, from several processes if it helps."""
-    if processes is None:
-        processes = min(PROCESSES, os.cpu_count() or 1, len(files))
-    if processes <= 1:
-        loaded = candidate.load()
-        for path in files:
-            yield path, list(judge(_wanted(path, choice), loaded))
-        return
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn'),
-                             _start_worker, (candidate,)) as pool:
-        waiting = {pool.submit(_work, path, choice): path for path in files}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BrokenProcessPool as error:
-            raise OSError('a process of the evaluation ended without a result (out of memory?); '
-                          'try --processes 1') from error
-        except BaseException:  # nobody wants the rest: do not wait for it
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-_candidate: Candidate | None = None  # of this worker process
-_loaded = None
-
-
-def _start_worker(candidate: Candidate) -> None:
-    global _candidate
-    _candidate = candidate
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is interrupted and ends this one
-    try:
-        import torch
-        torch.set_num_threads(1)  # one core each: processes share the machine evenly
-    except ImportError:
-        pass
-
-
-def _work(path: Path, choice: Choice) -> list:
-    global _loaded
-    if _loaded is None:  # here and not at the start, so that errors reach the caller as they are
-        _loaded = _candidate.load()
-    return list(judge(_wanted(path, choice), _loaded))
-
-
-def _wanted(path: Path, choice: Choice) -> Iterator[Recording]:
-    return (recording for recording in read_npz(path) if choice.takes(recording.subject))
 
 
 def judge_imu(recording: Recording, found: Found) -> tuple[dict, FallCount]:

@@ -85,6 +85,9 @@ def notes(result: dict) -> list[str]:
     """
     lines = [f'{count} files left out: {reason}'
              for reason, count in sorted(result.get('skipped_files', {}).items())]
+    if folds := result.get('model', {}).get('folds'):
+        lines.append(f'each subject or record was judged by the one of {len(folds)} models that '
+                     'never saw it; those that no model left out were not judged')
     if result.get('seen_in_training'):
         lines.append(f'{result["seen_in_training"]} of {len(result["recordings"])} recordings are '
                      'of subjects or records that the model was trained on: these figures do not '

@@ -33,18 +33,19 @@ CLIPS = (1.0, 0.85, 0.7, 0.55, 0.42, 0.32)
 class QuantizeOptions:
     """``clip`` is 'searched', 'all' (largest value) or 'steady' (largest of ungated tokens).
 
-    ``lora_bits`` and ``scale_bits`` are how the file keeps LoRA and scales (storage.py).
+    ``lora_bits`` and ``scale_bits`` are how the file keeps LoRA and scales (storage.py). The
+    defaults made the shipped models.
     """
 
-    rank: int = 8
+    rank: int = 16
     buffer: str = 'residual'
     groups: int = 1
     clip: str = 'searched'
     windows: int = 512
     ridge: float = 1e-4
     seed: int = 1
-    lora_bits: int = 16
-    scale_bits: int = 32
+    lora_bits: int = 4
+    scale_bits: int = 16
 
 
 @dataclass

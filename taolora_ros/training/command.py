@@ -16,6 +16,7 @@ from taolora_ros.model_file import annotate_model, load_model
 from taolora_ros.spec import SPECS
 from taolora_ros.training.calibration import QuantizeOptions
 from taolora_ros.training.folds import judge_folds, train_folds
+from taolora_ros.training.ranks import joined
 from taolora_ros.training.recipe import Job, make_model, quantize_model
 from taolora_ros.training.train import TrainOptions
 from taolora_ros.training.tuning import TuneOptions
@@ -33,17 +34,26 @@ def train_command(args: argparse.Namespace) -> int:
     out = Path(args.out or f'{SPECS[args.kind].name}.safetensors')
     if not out.name.endswith('.safetensors'):
         raise ValueError(f'--out: {out} must end in .safetensors')
-    job = Job(args.kind, Path(args.data), out, args.device, args.resume,
-              frozenset(args.leave_out.split(',')) if args.leave_out else frozenset(), training,
-              tuning=tune_options(args.tune))
+    with joined(args.device) as ranks:
+        job = Job(args.kind, Path(args.data), out, args.device, args.resume,
+                  names(args.leave_out), training, tuning=tune_options(args.tune), ranks=ranks)
+        with progress(quiet=not ranks.first) as report:
+            if args.folds is None:
+                make_model(job, report)
+            else:
+                train_folds(job, args.folds, args.fold, report)
+        if not ranks.first:
+            return 0
+    if args.folds is None:
+        print(f'wrote {job.out} and {job.full_precision}')
+    elif args.fold is None:
+        judge_and_tell(job, args)
+    return 0
+
+
+def judge_and_tell(job: Job, args: argparse.Namespace) -> None:
+    """Judge every subject by the fold that left it out, print the figures and keep them."""
     with progress() as report:
-        if args.folds is None:
-            make_model(job, report)
-            print(f'wrote {job.out} and {job.full_precision}')
-            return 0
-        train_folds(job, args.folds, args.fold, report)
-        if args.fold is not None:
-            return 0
         results = {precision: judge_folds(job, args.folds, precision, args.processes,
                                           report=report) for precision in ('fp32', 'int4')}
     show(results, args.folds)
@@ -52,7 +62,6 @@ def train_command(args: argparse.Namespace) -> int:
         print(f'wrote these figures into {job.out}')
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2, default=str) + '\n')
-    return 0
 
 
 def quantize_command(args: argparse.Namespace) -> int:
@@ -70,7 +79,7 @@ def quantize_command(args: argparse.Namespace) -> int:
     if any(options.groups < 1 or layer.in_features % options.groups
            for layer in model.network.linears().values()):
         raise ValueError(f'--groups: {options.groups} does not divide the inputs of every layer')
-    left_out = frozenset(model.metadata['provenance'].get('left_out', []))
+    left_out = frozenset(model.metadata['provenance'].get('left_out', [])) | names(args.leave_out)
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
               quantization=options,
               tuning=replace(tune_options(args.tune), codes=args.tune_codes))
@@ -78,6 +87,11 @@ def quantize_command(args: argparse.Namespace) -> int:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')
     return 0
+
+
+def names(listed: str | None) -> frozenset[str]:
+    """Return the names in a comma-separated list, none for None."""
+    return frozenset(listed.split(',')) if listed else frozenset()
 
 
 def tune_options(steps: int | None) -> TuneOptions:
@@ -106,9 +120,9 @@ def show(results: dict[str, dict], folds: int) -> None:
 
 
 @contextmanager
-def progress():
+def progress(quiet: bool = False):
     """Give a function to report progress with: a bar on a terminal, lines elsewhere."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     if not console.is_terminal:
         last = [None]
 

@@ -18,6 +18,7 @@ from taolora_ros.recordings import Recording, load_recordings
 from taolora_ros.spec import SPECS, ModelSpec
 from taolora_ros.training.calibration import QuantizeOptions, quantize_network
 from taolora_ros.training.corpus import Corpus, build_corpus
+from taolora_ros.training.ranks import Ranks
 from taolora_ros.training.train import TrainOptions, train
 from taolora_ros.training.tuning import TuneOptions, tune
 from taolora_ros.training.windows import WindowSampler
@@ -31,7 +32,8 @@ Report = Callable[[str, float, str], None]  # what is being done, share done, ho
 class Job:
     """One model to make: ``out`` gets the INT4 file, its sibling .fp32.safetensors the other.
 
-    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on.
+    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on. Of several
+    ``ranks`` that train together the first one does all the rest.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Job:
     training: TrainOptions = field(default_factory=TrainOptions)
     quantization: QuantizeOptions = field(default_factory=QuantizeOptions)
     tuning: TuneOptions = field(default_factory=TuneOptions)
+    ranks: Ranks = Ranks()
 
     @property
     def full_precision(self) -> Path:
@@ -67,7 +70,10 @@ def make_model(job: Job, report: Report = lambda *_: None) -> None:
     steps = job.training.steps
     network = train(spec, corpus, job.training, device, job.out.with_suffix('.checkpoint'),
                     job.resume, lambda step, loss: report('training', (step + 1) / steps,
-                                                          f'step {step}, loss {loss:.4f}'))
+                                                          f'step {step}, loss {loss:.4f}'),
+                    job.ranks)
+    if not job.ranks.first:
+        return
     provenance = _provenance(job, corpus, device)
     scale = anomaly_scale(spec, network.to(device), corpus, device)
     save_model(job.full_precision, spec, network, scale, provenance, {})
@@ -104,7 +110,7 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
                'logit_error_before_tuning': before,
                'logit_error_steady_transient': logit_error(network, quantized, sampler)}
     provenance = {**model.metadata['provenance'], 'quantization': asdict(options),
-                  'tuning': asdict(job.tuning)}
+                  'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out)}
     scale = anomaly_scale(spec, quantized, corpus, device)
     save_model(job.out, spec, quantized, scale, provenance, figures)
 

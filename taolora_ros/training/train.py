@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from taolora_ros.network import TaoNetwork
 from taolora_ros.spec import ModelSpec
 from taolora_ros.training.corpus import IGNORE, Corpus
+from taolora_ros.training.ranks import Ranks
 from taolora_ros.training.windows import Batch, WindowSampler
 
 
@@ -38,15 +39,16 @@ class TrainOptions:
 
 def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.device,
           checkpoint: Path | None = None, resume: bool = False,
-          report: Callable[[int, float], None] = lambda step, loss: None) -> TaoNetwork:
+          report: Callable[[int, float], None] = lambda step, loss: None,
+          ranks: Ranks = Ranks()) -> TaoNetwork:
     """Train on ``corpus`` and return the network with averaged weights, in eval mode, on the CPU.
 
     ``checkpoint`` is written every ``save_every`` steps; with ``resume`` training goes on from it
-    (same options, else ValueError) and draws what it would have drawn. ``report`` gets step and
-    loss.
+    (same options and ``ranks``, else ValueError) and draws what it would have drawn. ``report``
+    gets step and loss. Each of several ranks trains on its share of every batch.
     """
     torch.manual_seed(options.seed)
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(ranks.seed(options.seed))
     network = TaoNetwork(spec).to(device)
     for block in network.blocks:
         block.dropout.p = options.dropout
@@ -54,29 +56,34 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     optimizer = torch.optim.AdamW(_groups(network, options.weight_decay),
                                   lr=options.learning_rate, betas=(0.9, 0.98))
     sampler = WindowSampler(spec, corpus, device, generator)
+    share, parallel = ranks.share(options.batch), ranks.parallel(network)
+    if ranks.count > 1:
+        torch.manual_seed(ranks.seed(options.seed))  # dropout; all began with the same weights
     first = 0
     if resume and checkpoint is not None and checkpoint.exists():
-        first = _restore(checkpoint, options, network, average, optimizer, generator)
+        first = _restore(checkpoint, options, ranks, network, average, optimizer, generator)
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
             group['lr'] = options.learning_rate * _schedule(step, options)
-        loss = _step(network, sampler.draw(options.batch), options)
+        loss = _step(network, parallel, sampler.draw(share), options)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * (share * ranks.count / options.batch)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         _average(average, network, min(options.ema, (1 + step) / (10 + step)))
         if step % 50 == 0 or step == options.steps - 1:
             report(step, loss.item())
         if checkpoint is not None and (step + 1) % options.save_every == 0:
-            _save(checkpoint, step + 1, options, network, average, optimizer, generator)
+            _save(checkpoint, step + 1, options, ranks, network, average, optimizer, generator)
     return average.cpu().eval()
 
 
-def _step(network: TaoNetwork, batch: Batch, options: TrainOptions) -> Tensor:
+def _step(network: TaoNetwork, parallel: torch.nn.Module, batch: Batch, options: TrainOptions
+          ) -> Tensor:
+    """Return the loss of ``network``, called as ``parallel``: in bfloat16 on a GPU."""
     device = batch.windows.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda'):
-        logits, offset, rebuilt = network(batch.windows)
+        logits, offset, rebuilt = parallel(batch.windows)
     return task_loss(network, batch, logits.float(), offset.float(), rebuilt.float(), options)
 
 
@@ -112,24 +119,33 @@ def _average(average: TaoNetwork, network: TaoNetwork, keep: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
 
 
-def _save(path: Path, step: int, options: TrainOptions, network, average, optimizer, generator):
+def _save(path: Path, step: int, options: TrainOptions, ranks: Ranks, network, average, optimizer,
+          generator):
     """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
+    random = ranks.gather(generator.get_state().cpu())
+    dropout = ranks.gather(_dropout_state(network).cpu())
+    if not ranks.first:
+        return
     partial = path.with_suffix('.partial')
     torch.save({'step': step, 'options': asdict(options), 'network': network.state_dict(),
                 'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
-                'random': generator.get_state(), 'dropout': _dropout_state(network)}, partial)
+                'random': random, 'dropout': dropout}, partial)
     partial.replace(path)
 
 
-def _restore(path: Path, options: TrainOptions, network, average, optimizer, generator) -> int:
+def _restore(path: Path, options: TrainOptions, ranks: Ranks, network, average, optimizer,
+             generator) -> int:
     state = torch.load(path, map_location=next(network.parameters()).device, weights_only=True)
     if state['options'] != asdict(options):
         raise ValueError(f'{path}: was written with other options; remove it or use the same')
+    if len(state['random']) != ranks.count:
+        raise ValueError(f'{path}: was written by {len(state["random"])} processes, not by '
+                         f'{ranks.count}; remove it or use as many')
     network.load_state_dict(state['network'])
     average.load_state_dict(state['average'])
     optimizer.load_state_dict(state['optimizer'])
-    generator.set_state(state['random'].cpu())
-    _set_dropout_state(network, state['dropout'].cpu())
+    generator.set_state(state['random'][ranks.rank].cpu())
+    _set_dropout_state(network, state['dropout'][ranks.rank].cpu())
     return state['step']
 
 

@@ -1,0 +1,102 @@
+"""Rotary self-attention over the tokens of a window (Su et al. 2021, RoFormer).
+
+    O = softmax(R(Q) R(K)' / sqrt(E)) V        for each window and head
+
+    QKV (B T, 3 D) with D = heads E;  O (B T, D);  cos, sin (T, E / 2)
+
+R turns the two halves of a head by the token's angles. One program takes BM queries of one head
+and all T keys at once: T is at most a few hundred, so no running maximum is needed. Halves are
+loaded apart and never put together: Q K' is the sum of two products.
+
+Moved at least: 4 (3 + 1) B T D + 4 T E bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from taolora_ros.kernels.launch import Launch, ceil_div
+
+
+@triton.jit
+def turned(start, at, cos, sin, ok, E: tl.constexpr):
+    """Load both halves of rows at ``start + at`` and turn them."""
+    first = tl.load(start + at, mask=ok, other=0.0, cache_modifier='.cg')
+    second = tl.load(start + at + E // 2, mask=ok, other=0.0, cache_modifier='.cg')
+    return first * cos - second * sin, first * sin + second * cos
+
+
+@triton.jit
+def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+           BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr):
+    """Return one head's output (BM, 2, BE) in halves for queries (BM,); qkv starts the window.
+
+    Loads go past the first-level cache: another program may have written what they read.
+    """
+    e = tl.arange(0, BE)
+    e_ok = e[None, :] < E // 2
+    key = tl.arange(0, BT)
+    query_ok, key_ok = (query < T)[:, None] & e_ok, (key < T)[:, None] & e_ok
+    start = qkv + head * E
+    q_at = query[:, None] * 3 * D + e[None, :]
+    k_at = key[:, None] * 3 * D + e[None, :]
+    angle = query[:, None] * (E // 2) + e[None, :]
+    q0, q1 = turned(start, q_at, tl.load(cos + angle, mask=query_ok, other=0.0),
+                    tl.load(sin + angle, mask=query_ok, other=0.0), query_ok, E)
+    angle = key[:, None] * (E // 2) + e[None, :]
+    k0, k1 = turned(start + D, k_at, tl.load(cos + angle, mask=key_ok, other=0.0),
+                    tl.load(sin + angle, mask=key_ok, other=0.0), key_ok, E)
+    score = tl.dot(q0, tl.trans(k0), input_precision=PRECISION)
+    score = tl.dot(q1, tl.trans(k1), score, input_precision=PRECISION)
+    root: tl.constexpr = E ** -0.5
+    score = tl.where((key < T)[None, :], score * root, -float('inf'))
+    weight = tl.exp(score - tl.max(score, 1)[:, None])
+    weight = weight / tl.sum(weight, 1)[:, None]
+    v0 = tl.load(start + 2 * D + k_at, mask=key_ok, other=0.0, cache_modifier='.cg')
+    v1 = tl.load(start + 2 * D + k_at + E // 2, mask=key_ok, other=0.0, cache_modifier='.cg')
+    return (tl.dot(weight, v0, input_precision=PRECISION),
+            tl.dot(weight, v1, input_precision=PRECISION))
+
+
+@triton.jit
+def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+                     BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
+                     PRECISION: tl.constexpr):
+    """Attend with BM queries of one head of one window."""
+    tile, head, window = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    query = tile * BM + tl.arange(0, BM)
+    o0, o1 = attend(qkv + window * T * 3 * D, cos, sin, query, head, T, D, E, BM, BT, BE,
+                    PRECISION)
+    e = tl.arange(0, BE)
+    at = out + (window * T + query)[:, None] * D + head * E + e[None, :]
+    ok = (query < T)[:, None] & (e[None, :] < E // 2)
+    tl.store(at, o0, mask=ok)
+    tl.store(at + E // 2, o1, mask=ok)
+
+
+def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: int,
+                     block_m: int = 16, precision: str = 'tf32x3') -> Launch:
+    """Return the launch of O (B T, D) into ``out``; T is the length of ``cos`` (T, E / 2)."""
+    tokens, width = len(cos), out.shape[1]
+    size = width // heads
+    power = triton.next_power_of_2
+    return Launch(attention_kernel, (ceil_div(tokens, block_m), heads, len(out) // tokens), {
+        'qkv': qkv, 'cos': cos, 'sin': sin, 'out': out}, {
+        'T': tokens, 'D': width, 'E': size, 'BM': block_m, 'BT': max(power(tokens), 16),
+        'BE': max(power(size // 2), 16), 'PRECISION': precision})
+
+
+def attention_reference(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Return O (B T, D) in the precision of the arguments."""
+    tokens = len(cos)
+    q, k, v = qkv.view(-1, tokens, 3, heads, qkv.shape[1] // 3 // heads).permute(2, 0, 3, 1, 4)
+
+    def turn(x):
+        first, second = x.chunk(2, -1)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+    score = turn(q) @ turn(k).transpose(-1, -2) / q.shape[-1] ** 0.5
+    return (score.softmax(-1) @ v).transpose(1, 2).reshape(len(qkv), -1)

@@ -1,0 +1,133 @@
+"""What is read off the last tokens: probabilities, offset, and how well patches are rebuilt.
+
+    H = norm(X) W + b              columns: K classes, the offset, then the S of the bottleneck
+    probability = softmax of the classes,  offset = (1 + 2 m) sigmoid(H_K) - m
+    anomaly_f = sqrt(mean over the window of (P - (H W2 + b2))**2 for feature f) / scale_f
+
+    X (B T, D);  W (D, K + 1 + S);  W2 (K + 1 + S, C), zero in its first K + 1 rows;  P (B T, C)
+    norm: weight and bias (D each);  biases: b (K + 1 + S), b2 (C), scale (F)
+
+One program a window, so that its anomaly needs no second pass. Everything in full precision.
+
+The normed tokens are kept too: adaptation learns from them.
+
+Moved at least: 4 B T (2 D + C + K + 1) + 4 (D + C) (K + 1 + S) bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from taolora_ros.kernels.launch import Launch
+from taolora_ros.kernels.rows import norm_statistics
+
+MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
+
+
+@triton.jit
+def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y: tl.constexpr,
+             BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr):
+    """Return H (BM, BY) of rows of tokens; store what it is read off."""
+    mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
+    y = tl.arange(0, BY)
+    total = tl.zeros((BM, BY), tl.float32)
+    for block in range((D + BD - 1) // BD):
+        d = block * BD + tl.arange(0, BD)
+        value = tl.load(x + row[:, None] * D + d[None, :],
+                        mask=row_ok[:, None] & (d < D)[None, :], other=0.0)
+        value = ((value - mean[:, None]) * rstd[:, None]
+                 * tl.load(norms + d, mask=d < D, other=0.0)[None, :]
+                 + tl.load(norms + D + d, mask=d < D, other=0.0)[None, :])
+        tl.store(embedding + row[:, None] * D + d[None, :], value,
+                 mask=row_ok[:, None] & (d < D)[None, :])
+        matrix = tl.load(weight + d[:, None] * Y + y[None, :],
+                         mask=(d < D)[:, None] & (y < Y)[None, :], other=0.0)
+        total = tl.dot(value, matrix, total, input_precision=PRECISION)
+    return total + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
+
+
+@triton.jit
+def store_scores(h, probability, offset, row, row_ok, K: tl.constexpr, BY: tl.constexpr):
+    """Store probabilities (rows, K) and offsets (rows,) of H (BM, BY)."""
+    y = tl.arange(0, BY)[None, :]
+    logit = tl.where(y < K, h, -float('inf'))
+    share = tl.exp(logit - tl.max(logit, 1)[:, None])
+    share = share / tl.sum(share, 1)[:, None]
+    tl.store(probability + row[:, None] * K + y, share, mask=row_ok[:, None] & (y < K))
+    where = tl.sum(tl.where(y == K, h, 0.0), 1)
+    tl.store(offset + row, tl.sigmoid(where) * (1.0 + 2.0 * MARGIN) - MARGIN, mask=row_ok)
+
+
+@triton.jit
+def rebuild_errors(h, windows, weight2, bias2, row, row_ok, Y: tl.constexpr, C: tl.constexpr,
+                   BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the sum over rows of squared errors of each number of a patch, (BC,)."""
+    y, c = tl.arange(0, BY), tl.arange(0, BC)
+    matrix = tl.load(weight2 + y[:, None] * C + c[None, :],
+                     mask=(y < Y)[:, None] & (c < C)[None, :], other=0.0)
+    rebuilt = (tl.dot(h, matrix, input_precision=PRECISION)
+               + tl.load(bias2 + c, mask=c < C, other=0.0)[None, :])
+    ok = row_ok[:, None] & (c < C)[None, :]
+    wrong = tl.load(windows + row[:, None] * C + c[None, :], mask=ok, other=0.0) - rebuilt
+    wrong = tl.where(ok, wrong, 0.0)
+    return tl.sum(wrong * wrong, 0)
+
+
+@triton.jit
+def store_anomaly(squares, scale, anomaly, T: tl.constexpr, C: tl.constexpr,
+                  FEATURES: tl.constexpr, BC: tl.constexpr):
+    """Store one window's anomaly (F,) from squared errors (BC,) summed over its T tokens."""
+    c = tl.arange(0, BC)
+    for f in tl.static_range(FEATURES):
+        total = tl.sum(tl.where(c % FEATURES == f, squares, 0.0), 0)
+        mean = total / (T * C // FEATURES)
+        tl.store(anomaly + f, tl.sqrt(mean) / tl.load(scale + f))
+
+
+@triton.jit
+def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset, anomaly,
+                 embedding, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
+                 C: tl.constexpr, FEATURES: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
+                 BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr):
+    """Read off one window."""
+    window = tl.program_id(0)
+    t = tl.arange(0, BM)
+    row, row_ok = window * T + t, t < T
+    h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY, PRECISION)
+    store_scores(h, probability, offset, row, row_ok, K, BY)
+    squares = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
+    store_anomaly(squares, biases + Y + C, anomaly + window * FEATURES, T, C, FEATURES, BC)
+
+
+def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
+                 biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
+                 embedding: Tensor, precision: str = 'tf32x3') -> Launch:
+    """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
+    batch, tokens, classes = probability.shape
+    (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
+    power = triton.next_power_of_2
+    return Launch(heads_kernel, (batch,), {
+        'x': x, 'windows': windows, 'weight': weight, 'weight2': weight2, 'norm': norm,
+        'biases': biases, 'probability': probability, 'offset': offset, 'anomaly': anomaly,
+        'embedding': embedding}, {
+        'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
+        'BM': max(power(tokens), 16), 'BD': 32, 'BY': max(power(columns), 16),
+        'BC': max(power(size), 16), 'PRECISION': precision}, warps=8)
+
+
+def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
+                    biases: Tensor, tokens: int, classes: int, features: int
+                    ) -> tuple[Tensor, ...]:
+    """Return probability (B T, K), offset (B T,), anomaly (B, F) and norm X (B T, D)."""
+    (width, columns), size = weight.shape, weight2.shape[1]
+    bias, bias2, scale = biases.split([columns, size, features])
+    normed = F.layer_norm(x, (width,), *norm.split(width))
+    h = normed @ weight + bias
+    wrong = windows.reshape(-1, size) - (h @ weight2 + bias2)
+    rms = wrong.reshape(-1, tokens * size // features, features).square().mean(1).sqrt()
+    offset = (1 + 2 * 0.25) * torch.sigmoid(h[:, classes]) - 0.25
+    return h[:, :classes].softmax(1), offset, rms / scale, normed

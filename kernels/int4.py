@@ -1,0 +1,95 @@
+"""What the kernels share on the device: rounding to four bits, nibbles, scales, GELU.
+
+Quantising is round half to even, as `taolora_ros.quantization` does: adding 1.5 * 2**23 leaves no
+place behind the binary point, and the sum's lowest byte is the integer in two's complement.
+
+A byte holds two weights. Each plane is kept in the high half of its byte, i.e. 16 times the code,
+which costs one shift and two masks for four bytes where extending the sign costs four times that;
+the sum of products is then shifted back by 4, exactly.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2**23
+UNPACK = tl.constexpr('{ .reg .b32 t; shl.b32 t, $2, 4; and.b32 $0, t, 0xF0F0F0F0; '
+                      'and.b32 $1, $2, 0xF0F0F0F0; }')
+DP4A = tl.constexpr('dp4a.s32.s32 $0, $1, $2, $3;')
+
+
+@triton.jit
+def round_clamp(x, ZERO: tl.constexpr):
+    """Round float32 to -7..7 (ZERO < 0) or -ZERO..15 - ZERO; return it as float32 and as int8."""
+    low: tl.constexpr = -7.0 if ZERO < 0 else -1.0 * ZERO
+    high: tl.constexpr = 7.0 if ZERO < 0 else 15.0 - ZERO
+    return round_between(x, low, high)
+
+
+@triton.jit
+def round_between(x, low, high):
+    """Round float32 to low..high, integers; return it as float32 and as int8."""
+    # Clamping first is the same, the limits being integers, and keeps the product that made x
+    # from being fused with the sum below: both are rounded, as they are in the reference.
+    shifted = tl.minimum(tl.maximum(x, low), high) + MAGIC
+    return shifted - MAGIC, shifted.to(tl.int32, bitcast=True).to(tl.int8)
+
+
+@triton.jit
+def nibbles(packed, ASM: tl.constexpr):
+    """Split bytes (int8) into planes of low and high nibbles (int8), 16 times the codes each."""
+    if ASM:
+        low, high = tl.inline_asm_elementwise(UNPACK, '=r,=r,r', [packed],
+                                              dtype=(tl.int8, tl.int8), is_pure=True, pack=4)
+    else:  # the interpreter knows no assembly
+        low, high = packed << 4, packed & -16
+    return low, high
+
+
+@triton.jit
+def dp4a(a, b, c, ASM: tl.constexpr):
+    """Add to c (int32) the four products of the signed bytes of a and b (int32)."""
+    if ASM:
+        c = tl.inline_asm_elementwise(DP4A, '=r,r,r,r', [a, b, c], dtype=tl.int32, is_pure=True,
+                                      pack=1)
+    else:
+        for i in tl.static_range(4):
+            c += ((a << (24 - 8 * i)) >> 24) * ((b << (24 - 8 * i)) >> 24)
+    return c
+
+
+@triton.jit
+def scaled(total, scale, SHIFT: tl.constexpr):
+    """Multiply sums (float32) by scales, or by 2**scale for SHIFT: added to the exponent."""
+    if SHIFT:
+        moved = total.to(tl.int32, bitcast=True) + (scale.to(tl.int32) << 23)
+        return tl.where(total == 0.0, 0.0, moved.to(tl.float32, bitcast=True))
+    return total * scale
+
+
+@triton.jit
+def fine_dot(x, factors, total):
+    """Add to total the product of float32 x and float16 factors, as good as in float32.
+
+    Tensor cores take x as the sum of two float16. Rounded to one, an activation would now and then
+    land on another four-bit code some layers on, and scores would differ from the reference's.
+    """
+    high = x.to(tl.float16)
+    total = tl.dot((x - high.to(tl.float32)).to(tl.float16), factors, total)
+    return tl.dot(high, factors, total)
+
+
+@triton.jit
+def fine_product(x, y):
+    """Return the product of float32 x and y, each taken as the sum of two float16."""
+    x_high, y_high = x.to(tl.float16), y.to(tl.float16)
+    x_low, y_low = (x - x_high.to(tl.float32)).to(tl.float16), y - y_high.to(tl.float32)
+    total = tl.dot(x_high, y_low.to(tl.float16))
+    return tl.dot(x_high, y_high, tl.dot(x_low, y_high, total))
+
+
+@triton.jit
+def gelu(x):
+    """Return the exact GELU (Hendrycks and Gimpel 2016)."""
+    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))

@@ -1,0 +1,204 @@
+"""The fused TAO layer: norm, four-bit product, gated LoRA, bias, GELU and residual in one kernel.
+
+    Y = act(s (Q4(norm X) Q4(W)) + b + g * ([V - Q4(V), V] A) B) + X0,      V = norm X
+
+    X (M, K), Y and X0 (M, N), g (M,) one byte a token; weights as in layout.py
+
+Each program makes a (BM, BN) tile of Y. It reads X once (three times with a norm, the cache gives
+two of them), rounds it in registers, and walks over K blocks: one byte tile brings two integer
+products, the A tile beside it the low-rank ones of the same numbers. Nothing between X and Y goes
+to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one to arrive adds
+the parts in their order, so that results do not depend on which that was.
+
+LORA: 0 none, 1 always computed and added where the gate is open (the same time for any gate), 2
+left out by programs without an open token, 3 U = V' A was computed before, see quantize.py.
+
+Moved at least: 4 M K + K N / 2 + 2 parts K R + 2 R N + 4 (K + G N + N) + M + 4 M N bytes, each
+once if caches hold what several programs read.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled
+from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
+from taolora_ros.kernels.layout import LayerWeights
+from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
+from taolora_ros.quantization import grouped_matmul, quantize_activation
+
+@triton.jit
+def add_shares(u, u_ready, row, row_ok, rows, RANK: tl.constexpr, SHARES: tl.constexpr):
+    """Add to u (BM, R) what quantize.py left in shares."""
+    at = row[:, None] * RANK + tl.arange(0, RANK)[None, :]
+    for share in range(SHARES):
+        u += tl.load(u_ready + share * rows * RANK + at, mask=row_ok[:, None], other=0.0)
+    return u
+
+
+@triton.jit
+def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: tl.constexpr,
+         N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
+         H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr,
+         A_STEP: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
+         SHIFT: tl.constexpr, ASM: tl.constexpr):
+    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R)."""
+    padded: tl.constexpr = (K // GROUPS + H - 1) // H * H
+    scales = vectors + K * (3 if NORM else 1)
+    column = tl.arange(0, BN)
+    n = tile_n * BN + column
+    total = tl.zeros((BM, BN), tl.float32)
+    sums = tl.zeros((BM, BN), tl.int32)
+    u = tl.zeros((BM, RANK), tl.float32)
+    at = tile_n * BN * H + column[None, :] * H + tl.arange(0, H)[:, None]
+    for block in range(first, last):
+        v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS, H,
+                                    NORM, ZERO)
+        v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K, GROUPS,
+                                    H, NORM, ZERO)
+        packed = tl.load(codes + block * CODE_STEP + at).to(tl.int8, bitcast=True)
+        low, high = nibbles(packed, ASM)
+        if GROUPS == 1:
+            sums = tl.dot(q0, low, sums, out_dtype=tl.int32)
+            sums = tl.dot(q1, high, sums, out_dtype=tl.int32)
+        else:
+            zero = tl.zeros((BM, BN), tl.int32)
+            for side in tl.static_range(2):
+                part = tl.dot(q1 if side else q0, high if side else low, zero, out_dtype=tl.int32)
+                group = (2 * block + side) * H // padded
+                at_scale = group * N + n
+                scale = tl.load(scales + at_scale, mask=(n < N) & (at_scale < GROUPS * N),
+                                other=0.0)
+                total += scaled((part >> 4).to(tl.float32), scale[None, :], SHIFT)
+        if LORA:
+            start = a + block * A_STEP
+            u = add_low_rank(u, v0, d0, start, RANK, H, PARTS)
+            u = add_low_rank(u, v1, d1, start + H * RANK, RANK, H, PARTS)
+    if GROUPS == 1:
+        total = (sums >> 4).to(tl.float32)
+    return total, u
+
+
+@triton.jit
+def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: tl.constexpr,
+           N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, BN: tl.constexpr,
+           NORM: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr):
+    """Scale, add bias, gated U B and residual; store the tile."""
+    scales = vectors + K * (3 if NORM else 1)
+    n = tile_n * BN + tl.arange(0, BN)
+    n_ok = n < N
+    if GROUPS == 1:
+        total = scaled(total, tl.load(scales + n, mask=n_ok, other=0.0)[None, :], SHIFT)
+    y = total + tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)[None, :]
+    if LORA:
+        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * N + n[None, :], mask=n_ok[None, :],
+                         other=0.0)
+        added = fine_dot(u, b_tile, tl.zeros_like(y))
+        y += tl.where(opened[:, None], added, 0.0)
+    if GELU:
+        y = gelu(y)
+    at = row[:, None] * N + n[None, :]
+    ok = row_ok[:, None] & n_ok[None, :]
+    if residual is not None:
+        y += tl.load(residual + at, mask=ok, other=0.0)
+    tl.store(out + at, y, mask=ok)
+
+
+@triton.jit(do_not_specialize=['rows'])
+def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, arrived, rows,
+                  K: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
+                  PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                  CODE_STEP: tl.constexpr, A_STEP: tl.constexpr, SPLIT: tl.constexpr,
+                  SHARES: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
+                  GELU: tl.constexpr, SHIFT: tl.constexpr, ASM: tl.constexpr):
+    """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
+    tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row = tile_m * BM + tl.arange(0, BM)
+    row_ok = row < rows
+    mean = tl.zeros((BM,), tl.float32)
+    rstd = tl.zeros((BM,), tl.float32)
+    opened = row_ok
+    if LORA:
+        opened = tl.load(gate + row, mask=row_ok, other=0) != 0
+    if NORM:
+        mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
+    blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
+    each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
+    first, last = share * each, tl.minimum(share * each + each, blocks)
+    if LORA == 2:
+        if tl.max(opened.to(tl.int32), 0) > 0:
+            total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
+                            N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 1,
+                            SHIFT, ASM)
+        else:
+            total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
+                            N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 0,
+                            SHIFT, ASM)
+    else:
+        total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K, N,
+                        GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                        LORA == 1, SHIFT, ASM)
+    rank = tl.arange(0, RANK)[None, :]
+    if SPLIT == 1:
+        if LORA == 3:
+            u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
+        finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
+               RANK, BN, NORM, LORA, GELU, SHIFT)
+    else:
+        # Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
+        tiles_n = tl.num_programs(0)
+        tile = tile_m * tiles_n + tile_n
+        at = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
+        u_at = tl.arange(0, BM)[:, None] * RANK + rank
+        u_parts = parts + tl.num_programs(1) * tiles_n * SPLIT * BM * BN
+        tl.store(parts + (tile * SPLIT + share) * BM * BN + at, total)
+        if LORA == 1 or LORA == 2:
+            tl.store(u_parts + (tile * SPLIT + share) * BM * RANK + u_at, u)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + tile, 1, sem='acq_rel') == SPLIT - 1:
+            tl.store(arrived + tile, 0)  # ready for the next launch
+            total = tl.zeros((BM, BN), tl.float32)
+            u = tl.zeros((BM, RANK), tl.float32)
+            for part in range(SPLIT):
+                total += tl.load(parts + (tile * SPLIT + part) * BM * BN + at,
+                                 cache_modifier='.cg')
+                if LORA == 1 or LORA == 2:
+                    u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
+                                 cache_modifier='.cg')
+            if LORA == 3:
+                u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
+            finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
+                   RANK, BN, NORM, LORA, GELU, SHIFT)
+
+
+def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
+                  residual: Tensor | None = None, u: Tensor | None = None, gelu: bool = False,
+                  lora: int = 1, block_m: int = 16, split: int = 1, warps: int = 4,
+                  stages: int = 3) -> Launch:
+    """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R)."""
+    rows, tiles = len(x), weights.tiles
+    split = min(split, weights.blocks)
+    grid = (ceil_div(weights.n, tiles.block_n), ceil_div(rows, block_m), split)
+    parts = arrived = None
+    if split > 1:
+        size = grid[0] * grid[1] * split * block_m * (tiles.block_n + weights.rank)
+        parts = torch.empty(size, device=x.device)
+        arrived = torch.zeros(grid[0] * grid[1], dtype=torch.int32, device=x.device)
+    return Launch(linear_kernel, grid, {
+        'x': x, 'codes': weights.codes, 'a': weights.a, 'b': weights.b,
+        'vectors': weights.vectors, 'gate': gate, 'u_ready': u, 'residual': residual, 'out': out,
+        'parts': parts, 'arrived': arrived, 'rows': rows}, {
+        **weights.constants, 'BM': block_m, 'SPLIT': split,
+        'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
+        'ASM': not interpreted()}, warps, stages)
+
+
+def linear_reference(x: Tensor, gate: Tensor, codes: Tensor, w_scale: Tensor, x_inv: Tensor,
+                     x_zero: int | None, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """Return Y (M, N) without norm, GELU and residual, in the precision of the arguments."""
+    q = quantize_activation(x, x_inv, x_zero)
+    read = torch.cat([x - q / x_inv, x], 1) if len(a) == 2 * len(codes) else x
+    return grouped_matmul(q, codes, w_scale) + bias + gate[:, None] * ((read @ a) @ b)

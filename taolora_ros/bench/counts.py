@@ -1,0 +1,66 @@
+"""What one window costs whatever the machine: bytes, operations, launches, counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from taolora_ros.model_file import Model
+
+TILE = 16      # tokens of one program
+FINE = 2       # products that a low-rank one is made of, see kernels/int4.py
+THREE = 3      # and a float32 one on tensor cores (tf32x3), at half the rate of float16
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one window; operations count a multiply and an add as two."""
+
+    weight_bytes: int
+    end_bytes: int       # windows in, gates in, scores out
+    between_bytes: int   # activations written and read by kernels, in the L2 cache where it holds
+    int8_ops: int
+    half_ops: int        # as float16 products on tensor cores
+    launches: int
+    programs: int        # that run at once, at most
+
+    def to_dict(self) -> dict:
+        """Return it ready for JSON."""
+        return asdict(self)
+
+
+def count_window(model: Model, engine: str) -> Counts:
+    """Count one window through 'mega', 'stages' (mega without waiting), 'fused', 'streams' or
+    'fp16' (the same network with 16-bit weights and LoRA in one graph, one kernel a product).
+    """
+    spec, network = model.spec, model.network
+    tokens, width = spec.tokens, spec.network.width
+    linears = [(m.in_features, m.out_features, m.lora_b.shape[0],
+                2 if m.buffer == 'residual' else 1) for m in network.linears().values()]
+    attentions = sum(kind == 'attention' for kind in spec.network.blocks)
+    blocks, features = len(network.blocks), network.features
+    matrix = sum(k * n for k, n, _, _ in linears)
+    lora = sum(parts * k * r + r * n for k, n, r, parts in linears)
+    small = sum(p.numel() for name, p in network.named_parameters()
+                if 'lora' not in name and not name.endswith('.weight') or 'norm' in name
+                or 'conv' in name or name.split('.')[0] in ('embed', 'head', 'squeeze', 'rebuild'))
+    ends = sum(m.weight.numel() for m in (network.embed, network.head, network.squeeze,
+                                          network.rebuild))
+    full = 2 * tokens * (ends + attentions * 2 * tokens * width)
+    between = {  # X, inner, mixed, hidden, each written and read by the kernels that follow
+        'fused': 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears),
+        'mega': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
+    between['streams'] = between['fused'] + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
+    between['stages'], between['fp16'] = between['mega'], between['fused'] // 2
+    launches = {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
+                'streams': 2 + blocks + 3 * len(linears),
+                'fp16': 2 + blocks * 7 + 5 * len(linears)}[engine]
+    tiles = -(-tokens // TILE)
+    programs = tiles if engine in ('mega', 'stages') else tiles * 3 * width // 32
+    in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
+    if engine == 'fp16':
+        return Counts(2 * (matrix + lora + small), in_and_out, between[engine], 0,
+                      2 * tokens * (matrix + lora) + full, launches, programs)
+    scales = sum(4 * (k + n) for k, n, _, _ in linears)
+    return Counts(matrix // 2 + 2 * lora + 4 * small + scales, in_and_out, between[engine],
+                  2 * tokens * matrix, FINE * 2 * tokens * lora + 2 * THREE * full, launches,
+                  programs)

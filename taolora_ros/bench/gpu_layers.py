@@ -1,0 +1,153 @@
+"""Layers on a GPU: ours in several shapes of tiles, beside the peers, all in CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taolora_ros.bench.peers import LAYER_PEERS
+from taolora_ros.bench.timing import Deadline, device_us, graphed
+from taolora_ros.quantization import quantize_weight
+
+SIZES = (128, 256, 512, 768, 1024, 4096)
+ROWS = (1, 16, 64, 256, 1024)
+RANKS = (8, 16)
+WRONG = 1e-3  # relative error from which a shape is not counted
+OURS = 'ours, W4A4 + gated LoRA'
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How our layer is run: tiles, shares, warps; ``kind`` 'fused', 'two kernels' or 'few rows'."""
+
+    kind: str
+    half: int
+    block_n: int
+    block_m: int
+    split: int = 1
+    warps: int = 4
+    zipper: bool = True
+
+    def __str__(self) -> str:
+        return (f'{self.kind} {self.block_m}x{self.block_n}x{2 * self.half}, split {self.split}, '
+                f'{self.warps} warps, {"zipper" if self.zipper else "apart"}')
+
+
+def shapes(rows: int, size: int) -> Iterator[Shape]:
+    """Give the shapes worth trying for M = ``rows`` and K = N = ``size``."""
+    block_m = 16 if rows <= 64 else 64
+    blocks = -(-size // 128)
+    for block_n in (32, 64) if size <= 1024 else (64, 128):
+        for split in sorted({1, min(blocks, 4), min(blocks, 8)}):
+            yield Shape('fused', 64, block_n, block_m, split)
+    yield Shape('fused', 32, 64, block_m, 1, 8)
+    yield Shape('fused', 64, 64, block_m, 1, 4, zipper=False)
+    if rows >= 64:
+        yield Shape('fused', 64, 64, 32, 1, 8)
+    if size >= 768:
+        for split in sorted({1, min(blocks, 8)}):
+            yield Shape('two kernels', 64, 64 if size <= 1024 else 128, block_m, split, 8)
+    if rows <= 16:
+        yield Shape('few rows', 64, 32, 16)
+
+
+def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor
+              ) -> Callable[[], None]:
+    """Return what runs our layer once, into ``out``, on the current stream."""
+    launches = layer_launches(shape, x, weights, gate, out)
+
+    def run() -> None:
+        for launch in launches:
+            launch()
+    return run
+
+
+def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor) -> list:
+    """Return the one or two launches of our layer into ``out``."""
+    from taolora_ros.kernels.gemv import gemv_launch
+    from taolora_ros.kernels.layout import Tiles, arrange
+    from taolora_ros.kernels.linear import linear_launch
+    from taolora_ros.kernels.quantize import quantize_launch
+    tiles = Tiles(shape.half, shape.block_n, shape.zipper)
+    arranged = arrange(**weights, x_zero=None, tiles=tiles)
+    if shape.kind == 'fused':
+        return [linear_launch(x, arranged, gate, out, block_m=shape.block_m, split=shape.split,
+                              warps=shape.warps)]
+    u = torch.empty(min(8, arranged.blocks), len(x), arranged.rank, device=x.device)
+    codes = None
+    if shape.kind == 'few rows':
+        codes = torch.empty(len(x), arranged.blocks * shape.half, dtype=torch.uint8,
+                            device=x.device)
+        product = gemv_launch(codes, arranged, gate, out, u)
+    else:
+        product = linear_launch(x, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
+                                split=shape.split, warps=shape.warps)
+    return [quantize_launch(x, arranged, codes, u), product]
+
+
+def measure(deadline: Deadline, sizes, rows, ranks, report) -> list[dict]:
+    """Measure all layers as long as there is time; one row for each way and case."""
+    cases = [(k, m, r) for k in sizes for m in rows for r in ranks]
+    found = []
+    for number, (k, m, rank) in enumerate(cases):
+        report(number, len(cases), f'{k} x {k}, M = {m}, rank {rank}')
+        if deadline.passed():
+            found.append({'size': k, 'rows': m, 'rank': rank, 'way': 'all',
+                          'note': 'skipped: the time was over'})
+            continue
+        found += layer_rows(k, m, rank)
+    report(len(cases), len(cases), 'layers')
+    return found
+
+
+def layer_rows(k: int, m: int, rank: int) -> list[dict]:
+    """Measure one layer: the peers, and ours in its best shape."""
+    g = torch.Generator('cuda').manual_seed(k * m + rank)
+    random = lambda *shape: torch.randn(*shape, device='cuda', generator=g)  # noqa: E731
+    x, w, a, b = random(m, k), random(k, k) / k ** 0.5, random(k, rank) / k ** 0.5, random(rank, k)
+    about = {'size': k, 'rows': m, 'rank': rank}
+    found = []
+    for way, make in LAYER_PEERS.items():
+        found.append({**about, 'way': way, **attempt(
+            lambda: make(*(t.half() for t in (x, w, a, b))))})
+    codes, scale = quantize_weight(w.cpu())
+    weights = {'codes': codes.cuda(), 'w_scale': scale.cuda(), 'x_inv': torch.ones(k).cuda() * 2.5,
+               'a': torch.cat([a, a]), 'b': b}
+    gate = (torch.rand(m, device='cuda', generator=g) < 0.25).to(torch.uint8)
+    tried = [(shape, checked(shape, x, weights, gate)) for shape in shapes(m, k)]
+    ran = [pair for pair in tried if 'device_us' in pair[1]]
+    best = min(ran, key=lambda pair: pair[1]['device_us']) if ran else tried[0]
+    moved = 4 * m * 2 * k + k * k // 2 + 4 * k * rank + 2 * rank * k + 12 * k
+    found.append({**about, 'way': OURS, **best[1], 'shape': str(best[0]), 'bytes': moved,
+                  'tried': {str(shape): row.get('device_us', row.get('note'))
+                            for shape, row in tried}})
+    return found
+
+
+def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor) -> dict:
+    """Return the time of our layer in one shape, or that it is wrong there."""
+    from taolora_ros.kernels.linear import linear_reference
+    out = torch.full((len(x), weights['codes'].shape[1]), torch.nan, device=x.device)
+    row = attempt(lambda: our_layer(shape, x, weights, gate, out))
+    if 'device_us' not in row:
+        return row
+    exact = {name: value.double() for name, value in weights.items()}
+    exact['a'], exact['b'] = (exact[name].half().double() for name in ('a', 'b'))
+    wanted = linear_reference(x.double(), gate.double(), **exact, x_zero=None,
+                              bias=torch.zeros(out.shape[1], device=x.device).double())
+    off = float((out - wanted).norm() / wanted.norm())
+    return row if off < WRONG else {'note': f'wrong by {off:.2g}'}
+
+
+def attempt(make: Callable[[], Callable[[], object]]) -> dict:
+    """Return the device's microseconds of what ``make`` returns, or why there are none."""
+    try:
+        return {'device_us': device_us(graphed(make()))}
+    except ImportError as error:
+        return {'note': f'not installed ({error.name})'}
+    except Exception as error:  # a peer may raise anything, and one must not end the others
+        torch.cuda.synchronize()
+        return {'note': f'failed: {type(error).__name__}: {" ".join(str(error).split()):.200}'}

@@ -1,0 +1,13 @@
+"""Where figures come from: the commit of this tree."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str:
+    """Return the commit, with a + behind it when files differ from it; 'unknown' outside git."""
+    told = subprocess.run(['git', 'describe', '--always', '--dirty=+'], capture_output=True,
+                          text=True, cwd=Path(__file__).parent)
+    return told.stdout.strip() or 'unknown'

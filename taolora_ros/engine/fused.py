@@ -1,0 +1,89 @@
+"""One kernel a layer, a whole window replayed as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from taolora_ros.engine.device_weights import BlockWeights, block_weights, end_weights
+from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
+from taolora_ros.kernels.attention import attention_launch
+from taolora_ros.kernels.convolution import convolution_launch
+from taolora_ros.kernels.heads import heads_launch
+from taolora_ros.kernels.launch import Launch, interpreted
+from taolora_ros.kernels.layout import LayerWeights, Tiles
+from taolora_ros.kernels.linear import linear_launch
+from taolora_ros.kernels.patches import patches_launch
+from taolora_ros.model_file import Model
+
+
+class FusedEngine(GraphEngine):
+    """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks."""
+
+    name = 'fused'
+
+    def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
+                 block_m: int | None = None, lora: int = 1, **options):
+        """Take the shape of tiles and how linears treat the gate (see kernels/linear.py)."""
+        # The interpreter takes as long for a small tile as for a large one.
+        self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
+        self._block_m, self._lora = block_m, lora
+        super().__init__(model, device, **options)
+
+    def _prepare(self, model: Model) -> None:
+        self._blocks = [block_weights(block, self._device, self.tiles)
+                        for block in model.network.blocks]
+        self._ends = end_weights(model, self._device)
+
+    def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
+        """Return what runs a batch of the size of ``buffers``, in order."""
+        spec, ends = self._model.spec, self._ends
+        width, rows = spec.network.width, len(buffers.gates)
+
+        def room(times: int) -> Tensor:
+            return torch.empty(rows, times * width, device=self._device)
+
+        x, inner, mixed, hidden = room(1), room(3), room(1), room(spec.network.mlp)
+        steps: list[Launch | Fork] = [
+            patches_launch(buffers.windows, ends.embed, ends.embed_bias, x)]
+        for block in self._blocks:
+            wide = inner.flatten()[:rows * block.inner.n].view(rows, -1)
+            steps += self.layer(x, block.inner, buffers.gates, wide)
+            steps.append(self._mix(block, wide, mixed))
+            steps += self.layer(mixed, block.outer, buffers.gates, x, residual=x)
+            steps += self.layer(x, block.up, buffers.gates, hidden, gelu=True)
+            steps += self.layer(hidden, block.down, buffers.gates, x, residual=x)
+        steps.append(heads_launch(
+            x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
+            buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding))
+        return steps
+
+    def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
+              residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
+        """Return what runs one linear."""
+        return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
+                              block_m=self._rows(len(x)))]
+
+    def _rows(self, rows: int) -> int:
+        """Return how many rows a program takes: few when there are few, to use the whole GPU."""
+        if interpreted():
+            return 64
+        return self._block_m or (16 if rows <= 512 else 32)
+
+    def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
+        if block.taps is not None:
+            return convolution_launch(inner, block.taps, block.tap_bias, out,
+                                      self._model.spec.tokens, self._rows(0))
+        return attention_launch(inner, self._ends.cos, self._ends.sin, out,
+                                self._model.spec.network.heads, self._rows(0))
+
+    def _load(self, layer: str, values: dict[str, Tensor]) -> None:
+        """Copy the values of a layer to where the kernels read them."""
+        if layer == 'head':
+            self._ends.load_head(values['weight'], values['bias'])
+            return
+        _, number, *path = layer.split('.')
+        getattr(self._blocks[int(number)], path[-1]).load_lora(values['lora_a'],
+                                                               values['lora_b'])

@@ -1,0 +1,31 @@
+"""Steady and transient kernels on two CUDA streams, joined layer by layer, in one CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from taolora_ros.engine.fused import FusedEngine
+from taolora_ros.engine.graph import Fork
+from taolora_ros.kernels.join import join_launch
+from taolora_ros.kernels.launch import Launch
+from taolora_ros.kernels.layout import LayerWeights
+from taolora_ros.kernels.linear import linear_launch
+from taolora_ros.kernels.quantize import quantize_launch
+
+
+class StreamsEngine(FusedEngine):
+    """As fused, but a linear is three kernels: four-bit product beside low rank, and their sum."""
+
+    name = 'streams'
+
+    def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
+              residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
+        """Return what runs one linear."""
+        rows = len(x)
+        block_m = self._rows(rows)
+        steady = torch.empty(rows, weights.n, device=x.device)
+        u = torch.empty(1, rows, weights.rank, device=x.device)
+        return [Fork((linear_launch(x, weights, gates, steady, lora=0, block_m=block_m),),
+                     (quantize_launch(x, weights, None, u, block_m),)),
+                join_launch(steady, u, weights.b, gates, out, residual, gelu, block_m)]

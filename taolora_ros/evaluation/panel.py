@@ -1,0 +1,76 @@
+"""Which model judges whom: one model all recordings, or each fold those that it never saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from taolora_ros.evaluation.detection import Candidate
+from taolora_ros.recordings import Recording
+
+FOLD_FILES = '*.fold*.safetensors'  # as ``taolora train --folds`` names them
+
+
+@dataclass
+class Panel:
+    """``candidate`` judges, or with ``folds`` (model file by subject) the one a subject has.
+
+    Folds run as ``candidate`` does, with its precision, engine and settings.
+    """
+
+    candidate: Candidate
+    folds: dict[str, Path] | None = None
+    _loaded: dict = field(default_factory=dict)
+
+    def load(self, recording: Recording) -> tuple:
+        """Return (spec, engine, settings) of who judges ``recording``; keep the newest of them.
+
+        Raise ValueError when no fold has left out its subject.
+        """
+        path = self.candidate.model if self.folds is None else self._fold(recording)
+        if path not in self._loaded:
+            candidate = self.candidate
+            if self.folds is not None:
+                candidate = dataclasses.replace(candidate, model=path)
+            self._loaded = {path: candidate.load()}
+        return self._loaded[path]
+
+    def knows(self, recording: Recording) -> bool:
+        """Tell whether somebody can judge ``recording``."""
+        return self.folds is None or _person(recording) in self.folds
+
+    def _fold(self, recording: Recording) -> Path:
+        if not self.knows(recording):
+            raise ValueError(f'{recording.name}: no model of the folds has left it out')
+        return self.folds[_person(recording)]
+
+
+def _person(recording: Recording) -> str:
+    """Return whose signal it is: the noise stress test's '118e06' is record 118 with noise."""
+    name = recording.subject
+    return name.rpartition('e')[0] or name if recording.snr_db is not None else name
+
+
+def find_folds(folder: str | Path, kind: str) -> dict[str, Path]:
+    """Return by subject (record) the INT4 model in ``folder`` that left it out.
+
+    Raise ValueError when there is none of ``kind``, or two left out the same subject.
+    """
+    from taolora_ros.model_file import load_model
+    folds: dict[str, Path] = {}
+    for path in sorted(Path(folder).glob(FOLD_FILES)):
+        if path.name.endswith('.fp32.safetensors'):
+            continue
+        model = load_model(path)
+        if model.spec.kind != kind:
+            continue
+        for subject in model.metadata['provenance'].get('left_out', []):
+            if subject in folds:
+                raise ValueError(f'{folder}: {subject} was left out by {folds[subject].name} and '
+                                 f'by {path.name}; keep the folds of one training in a folder')
+            folds[subject] = path
+    if not folds:
+        raise ValueError(f'{folder}: no {FOLD_FILES} of {kind} that has left somebody out '
+                         f'(taolora train {kind} --folds N writes them)')
+    return folds

@@ -1,0 +1,114 @@
+"""What a node's models learn: one session for each model, kept on disk, whatever happens to it."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from taolora_ros import recordings, shipped
+from taolora_ros.adaptation.settings import AdaptationSettings
+from taolora_ros.adapting import Adapting
+from taolora_ros.detector import Detector
+from taolora_ros.engine import make_engine
+from taolora_ros.model_file import load_model
+from taolora_ros.samples import Samples
+
+ON = AdaptationSettings(enabled=True, doubtful_shift=3.0, max_lost=1.0)
+
+
+class Log(list):
+    """Keeps what is said."""
+
+    def info(self, text):
+        self.append(text)
+
+    warning = error = info
+
+
+@pytest.fixture(scope='module')
+def model():
+    path = shipped.find_model('ecg_beats')
+    return path, load_model(path)
+
+
+def make(model, folder, *streams, settings=ON):
+    """Return what adapts, its feeds with an engine of their own, and its log."""
+    path, loaded = model
+    engine, log = make_engine(loaded, device='cpu'), Log()
+    adapting = Adapting(settings, str(folder), 'r2', log)
+    feeds = [SimpleNamespace(name=name, detector=Detector(loaded.spec, engine, name=name),
+                             lock=threading.Lock()) for name in streams]
+    for feed in feeds:
+        adapting.attach(path, engine, feed)
+    return adapting, feeds, log
+
+
+def beats(feed, seconds=15):
+    """Play the beginning of an ECG to a feed; return the events found."""
+    recording = next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
+    values = recording.values[:seconds * 360, :1].astype(np.float64)
+    samples = Samples(10 ** 12 + np.arange(len(values)) * 10 ** 9 // 360, values)
+    return [e for e in [*feed.detector.process(samples), *feed.detector.flush()]
+            if hasattr(e, 'label')]
+
+
+def reject(adapting, events, count=3):
+    return [adapting.take(e.id, False, 'beat', 1.0, 0)
+            for e in [e for e in events if e.label == 'veb'][:count]]
+
+
+def test_streams_of_one_model_learn_together_and_ids_find_their_stream(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest', 'chest-2')
+    first, second = (beats(feed) for feed in feeds)
+    assert reject(adapting, first, 1) == [''] and reject(adapting, second, 1) == ['']
+    assert adapting.status('chest')['adaptation_updates'] == '2'
+    assert adapting.status('chest') == adapting.status('chest-2')
+    stamp = first[3].stamp_ns
+    assert adapting.take('chest-2', False, first[3].label, 1.0, stamp) == ''
+    assert 'no stream that' in adapting.take('ches-1-1', False, '', 1.0, 0)
+    adapting.close()
+
+
+def test_what_was_not_saved_is_saved_in_the_end_and_used_again(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    before = [e.score for e in beats(feeds[0])]
+    reject(adapting, beats(feeds[0]))
+    learnt = [e.score for e in beats(feeds[0])]
+    adapting.close()
+    adapting, feeds, log = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    assert any('what was learnt until' in text for text in log)
+    good, told = adapting.reset()
+    assert good and str(tmp_path) in told and [e.score for e in beats(feeds[0])] == before
+    adapting.close()
+    assert [e.score for e in beats(make(model, tmp_path, 'chest')[1][0])] == before
+
+
+def test_damaged_checkpoint_is_told_left_alone_and_does_not_stop_learning(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    assert adapting.save()[0]
+    adapting.close()
+    manifest = next(tmp_path.rglob('checkpoint.json'))
+    manifest.write_text('{broken')
+    adapting, feeds, log = make(model, tmp_path, 'chest')
+    assert any('begins anew' in text and 'checkpoint.json' in text for text in log)
+    assert 'checkpoint.json' in adapting.problem('chest')
+    assert reject(adapting, beats(feeds[0]), 1) == ['']
+    good, told = adapting.save()
+    assert not good and 'checkpoint.json' in told and manifest.read_text() == '{broken'
+    adapting.close()
+
+
+def test_disabled_it_keeps_nothing_and_enabling_later_is_enough(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest', settings=AdaptationSettings())
+    assert feeds[0].detector.memory is None and adapting.status('chest') == {'adaptation': 'off'}
+    events = beats(feeds[0])
+    assert reject(adapting, events, 1) == ['adaptation.enabled is false']
+    adapting.apply(ON)
+    assert reject(adapting, beats(feeds[0]), 1) == ['']
+    assert adapting.save()[0] and list(tmp_path.rglob('checkpoint.json'))
+    adapting.apply(AdaptationSettings())
+    assert feeds[0].detector.memory is None
+    adapting.close()

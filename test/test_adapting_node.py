@@ -1,0 +1,101 @@
+"""Feedback over DDS: it changes the next decision, is kept, and can be taken back."""
+
+from playing import SECOND, blocks, excerpt, play, quiet, status
+from running_node import NodeProcess, wait_for
+
+from std_srvs.srv import Trigger
+from taolora_msgs.msg import Biosignal, Event, Feedback
+
+from taolora_ros.shipped import find_model
+
+LENGTH = 15  # s of the recording
+ECG = {'streams': '[ecg]', 'max_lag': 60.0, 'adaptation__enabled': 'true'}
+RELIABLE = '-p', 'qos_overrides./ecg.subscription.reliability:=reliable'
+
+
+class Heart:
+    """Plays an ECG to the node again and again, each time later."""
+
+    def __init__(self, talker):
+        self.start = 0
+        self.events = talker.listen(Event, '/taolora/events')
+        self.publisher = talker.publisher(Biosignal, '/ecg')
+
+    def beats(self):
+        """Return what the node found in the next round, by the time in the recording."""
+        self.events.clear()
+        self.start += 1000 * SECOND
+        play(self.publisher, blocks(excerpt().values[:LENGTH * 360, 0], 360, self.start))
+        found = quiet(self.events, 10)
+        return {round((e.header.stamp.sec * SECOND + e.header.stamp.nanosec - self.start) / 1e7): e
+                for e in found}
+
+
+def scores(found):
+    # the last beats are decided when the stream is silent, or with the next round
+    return {when: {v.key: v.value for v in e.values}['veb_score'] for when, e in found.items()
+            if 0 < when < 100 * (LENGTH - 4)}
+
+
+def call(talker, name):
+    return talker.call(Trigger, f'/taolora/{name}_adaptation')
+
+
+def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker, tmp_path):
+    options = {**ECG, 'adaptation__directory': str(tmp_path), 'adaptation__robot': 'r2',
+               # true ventricular beats are called wrong here, which the limits would not let pass
+               'adaptation__max_lost': 1.0, 'adaptation__doubtful_shift': 3.0}
+    with NodeProcess(*RELIABLE, **options) as node:
+        node.ready()
+        heart, feedback = Heart(talker), talker.publisher(Feedback, '/taolora/feedback')
+        before = heart.beats()
+        ventricular = [e for e in before.values() if e.label == 'veb']
+        for event in ventricular[:3]:
+            feedback.publish(Feedback(event_id=event.id, correct=False, label='beat', quality=1.0))
+        wait_for(lambda: node.output.count(': learnt') == 3, 10)
+        learnt = heart.beats()
+        assert scores(learnt) != scores(before)
+        values = status(talker, 'ecg')[2]
+        assert values['adaptation'] == 'on' and int(float(values['adaptation_updates'])) == 3
+        assert float(values['adaptation_norm']) > 0
+        told = call(talker, 'save')
+        assert told.success and str(tmp_path) in told.message
+    with NodeProcess(*RELIABLE, **options) as node:
+        node.ready()
+        heart = Heart(talker)
+        assert scores(heart.beats()) == scores(learnt)
+        assert 'what was learnt until' in node.output
+        assert call(talker, 'reset').success
+        assert scores(heart.beats()) == scores(before)
+
+
+def test_feedback_that_cannot_be_used_is_named_with_its_reason(talker):
+    with NodeProcess(*RELIABLE, **{**ECG, 'adaptation__enabled': 'false'}) as node:
+        node.ready()
+        feedback = talker.publisher(Feedback, '/taolora/feedback')
+
+        def said(reason, **fields):
+            feedback.publish(Feedback(**{'label': 'veb', 'quality': 1.0, **fields}))
+            wait_for(lambda: reason in node.output, 10)
+        said('adaptation.enabled is false', event_id='ecg-1-1')
+        assert status(talker, 'ecg')[2]['adaptation'] == 'off'
+        assert talker.set(adaptation__enabled=True)[0].successful
+        said("no stream that 'emg-1-1' could be of", event_id='emg-1-1')
+        said('no event that is remembered', event_id='ecg-1-1')
+        said("label: 'fall' is none of beat, veb", event_id='ecg-1-2', label='fall')
+        said('not decided, or forgotten', event_id='ecg')
+        result = talker.set(adaptation__rate=-1.0)[0]
+        assert not result.successful and 'adaptation.rate' in result.reason
+        together = talker.set_together(adaptation__max_shift=0.01)
+        assert not together.successful and 'doubtful_shift' in together.reason
+
+
+def test_model_without_reference_cannot_learn_and_says_so(talker, tmp_path):
+    model = tmp_path / 'mine.safetensors'
+    model.write_bytes(find_model('ecg_beats').read_bytes())
+    with NodeProcess(**ECG, ecg__model=str(model)) as node:
+        node.ready()
+        assert 'mine.reference.safetensors: no such file' in node.output
+        level, message, values = status(talker, 'ecg')
+        assert 'no such file' in values['adaptation']
+        assert not call(talker, 'save').message.startswith('saved')

@@ -1,0 +1,125 @@
+"""Kernels compile for GPUs that are not here, and what they take is read right."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taolora_ros.bench.counts import count_window
+from taolora_ros.bench.cross_compile import TARGETS, Compiled, check_fit, read_cubin
+from taolora_ros.bench.orin import BOARDS, Assumptions, project
+from taolora_ros.cli import main
+from taolora_ros.model_file import load_model
+from taolora_ros.shipped import find_model
+
+
+def taolora(*arguments, **variables):
+    """Run the command in a process of its own: here Triton may interpret."""
+    environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    return subprocess.run([sys.executable, '-m', 'taolora_ros.cli', *map(str, arguments)],
+                          capture_output=True, text=True, env={**environment, **variables})
+
+
+@pytest.mark.parametrize('target, engine, families', [
+    ('sm_87', 'fused', {'linear', 'attention', 'convolution', 'patches', 'heads'}),
+    ('sm_90', 'mega', {'window'})])
+def test_kernels_compile_and_fit(tmp_path, target, engine, families):
+    pytest.importorskip('triton')
+    file = tmp_path / 'compiled.json'
+    done = taolora('bench', 'compile', '--target', target, '--engine', engine, '--batch', 1,
+                   '--model', 'imu_falls', '--json', file)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(file.read_text())
+    assert told['target'] == target
+    assert {k['name'] for k in told['kernels']} == {f'{name}_kernel' for name in families}
+    for kernel in told['kernels']:
+        assert 16 < kernel['registers'] <= 255
+        assert 0 <= kernel['shared_bytes'] <= TARGETS[target].shared_bytes
+        assert kernel['spills'] >= 0 and kernel['instructions'] > 100
+
+
+def test_what_the_assembler_prints_is_what_is_read(tmp_path):
+    pytest.importorskip('triton')
+    from triton import knobs
+    code = tmp_path / 'small.ptx'
+    code.write_text('.version 7.5\n.target sm_87\n.address_size 64\n.visible .entry small('
+                    '.param .u64 p)\n{ .local .align 4 .b8 room[48]; .reg .b64 %a, %l, %o; '
+                    '.reg .b32 %v; ld.param.u64 %a, [p]; mov.u64 %l, room; '
+                    'ld.global.u32 %v, [%a]; and.b32 %v, %v, 44; cvt.u64.u32 %o, %v; '
+                    'st.local.u32 [%l+4], %v; add.u64 %l, %l, %o; ld.local.u32 %v, [%l]; '
+                    'st.global.u32 [%a], %v; ret; }\n')
+    done = subprocess.run([knobs.nvidia.ptxas.path, '-v', '--gpu-name', 'sm_87', code, '-o',
+                           tmp_path / 'small.cubin'], capture_output=True, text=True, check=True)
+    told = done.stdout + done.stderr
+    registers = int(re.search(r'Used (\d+) registers', told)[1])
+    stack = int(re.search(r'(\d+) bytes stack frame', told)[1])
+    assert read_cubin((tmp_path / 'small.cubin').read_bytes(), 'small')[:2] == (registers, stack)
+    assert stack > 0
+    with pytest.raises(ValueError, match='large: not among'):
+        read_cubin((tmp_path / 'small.cubin').read_bytes(), 'large')
+    with pytest.raises(ValueError, match='not a 64-bit ELF'):
+        read_cubin(b'nothing', 'small')
+
+
+@pytest.mark.parametrize('registers, shared, warps, wrong', [
+    (255, 170_000, 4, '170000 bytes of shared memory, sm_87 has 166912'),
+    (255, 0, 16, '130560 registers a block, sm_87 has 65536')])
+def test_what_does_not_fit_is_an_error(registers, shared, warps, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        check_fit(Compiled('large', registers, 0, shared, warps, 1, {}), TARGETS['sm_87'], 'sm_87')
+
+
+def test_the_interpreter_compiles_nothing():
+    pytest.importorskip('triton')
+    done = taolora('bench', 'compile', '--target', 'sm_90', TRITON_INTERPRET='1')
+    assert done.returncode == 2
+    assert 'TRITON_INTERPRET is set' in done.stderr
+
+
+def test_counts_are_those_of_the_file():
+    model = load_model(find_model('ecg_beats'))
+    mega, fused = count_window(model, 'mega'), count_window(model, 'fused')
+    packed = sum(t.numel() for n, t in model.tensors.items() if n.endswith('.packed'))
+    lora = sum(2 * t.numel() for n, t in model.tensors.items() if '.lora_' in n)
+    assert mega.int8_ops == 2 * 64 * 2 * packed
+    assert packed + lora < mega.weight_bytes < 1.2 * (packed + lora)
+    assert (mega.launches, fused.launches) == (1, 22)
+    assert fused.between_bytes > mega.between_bytes
+    assert count_window(model, 'fp16').weight_bytes > 2.5 * mega.weight_bytes
+
+
+def test_a_projection_says_that_it_is_one(capsys, tmp_path):
+    file = tmp_path / 'orin.json'
+    assert main(['bench', 'orin', '--launch-us', '8', '--board', 'Small,4,34,10',
+                 '--json', str(file)]) == 0
+    assert 'Projected, not measured' in capsys.readouterr().out
+    told = json.loads(file.read_text())
+    assert told['assumptions']['launch_us'] == 8
+    assert {row['board'] for row in told['rows']} == {'Small'}
+    row = next(r for r in told['rows'] if r['engine'] == 'mega')
+    assert row['launches_us'] == pytest.approx(8 + 20)
+    assert row['floor_us'] < row['total_us']
+
+
+def test_twice_the_bandwidth_halves_the_time_of_memory():
+    counts = count_window(load_model(find_model('imu_falls')), 'fused')
+    once, twice = (project(counts, BOARDS[0], Assumptions(bandwidth_share=share))
+                   for share in (0.4, 0.8))
+    assert once['memory_us'] == pytest.approx(2 * twice['memory_us'])
+    assert project(counts, BOARDS[0], Assumptions(resident=True))['memory_us'] < 1
+
+
+def test_tables_of_the_documentation_are_those_printed():
+    root = Path(__file__).resolve().parent.parent
+    page = (root / 'docs' / 'performance.md').read_text()
+    printed = subprocess.run([sys.executable, root / 'tools' / 'performance.py'], check=True,
+                             capture_output=True, text=True).stdout
+    for table in printed.strip().split('\n\n'):
+        assert table in page, 'put what tools/performance.py prints into docs/performance.md'
+    for target in TARGETS:
+        told = json.loads((root / 'docs' / 'results' / f'compile_{target}.json').read_text())
+        assert told['target'] == target and '+' not in told['provenance']

@@ -1,0 +1,103 @@
+"""The bench of a GPU: what it says without one, its tables, and the network it compares with."""
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from taolora_ros.bench import gpu, gpu_layers, gpu_networks
+from taolora_ros.bench.peers import HalfNetwork
+from taolora_ros.bench.timing import Deadline, host_us
+from taolora_ros.cli import main
+from taolora_ros.engine.reference import ReferenceEngine
+from taolora_ros.model_file import load_model
+from taolora_ros.shipped import find_model
+
+RESULT = {
+    'provenance': {'gpu': 'Some GPU', 'torch': '2', 'triton': '3', 'commit': 'abc'},
+    'copy_gb_s': 1000.0, 'copy_gb_s_after': 990.0,
+    'networks': [
+        {'model': 'm', 'way': gpu_networks.PEERS[0], 'batch': 1, 'p50_us': 200.0, 'p99_us': 210.0,
+         'device_us': 190.0, 'peak_bytes': 5_000_000},
+        {'model': 'm', 'way': 'mega', 'batch': 1, 'p50_us': 40.0, 'p99_us': 44.0,
+         'device_us': 30.0, 'jitter_us': 1.25, 'peak_bytes': 1_000_000},
+        {'model': 'm', 'way': 'fused', 'note': 'failed: no reason'}],
+    'layers': [
+        {'size': 128, 'rows': 1, 'rank': 8, 'way': 'fp16 + LoRA', 'device_us': 8.0},
+        {'size': 128, 'rows': 1, 'rank': 8, 'way': 'other', 'note': 'not installed (other)'},
+        {'size': 128, 'rows': 1, 'rank': 8, 'way': gpu_layers.OURS, 'device_us': 2.5,
+         'bytes': 250_000, 'shape': 'fused'}]}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_without_a_gpu_nothing_is_measured(capsys):
+    assert main(['bench', 'gpu']) == 2
+    assert 'finds no CUDA device' in capsys.readouterr().err
+
+
+def test_tables_compare_with_the_peer_of_the_same_case():
+    console = Console(width=200, record=True)
+    console.print(gpu.table(RESULT))
+    lines = console.export_text().splitlines()
+    rows = {way: next(line for line in lines if f' {way} ' in line)
+            for way in ('mega', 'fused', 'other', gpu_layers.OURS)}
+    assert ' 5.00 ' in rows['mega'] and ' 1.2 ' in rows['mega']  # times faster, jitter
+    assert 'failed: no reason' in rows['fused']
+    assert 'not installed (other)' in rows['other']
+    assert ' 3.20 ' in rows[gpu_layers.OURS]
+    assert ' 10.0 ' in rows[gpu_layers.OURS]  # per cent of the copies' rate
+
+
+@pytest.mark.parametrize('rows', gpu_layers.ROWS)
+@pytest.mark.parametrize('size', gpu_layers.SIZES)
+def test_shapes_are_few_and_all_different(rows, size):
+    shapes = list(gpu_layers.shapes(rows, size))
+    assert 5 <= len(set(shapes)) == len(shapes) <= 12
+    assert all(2 * shape.half * shape.split <= max(size, 128) for shape in shapes)
+
+
+def test_a_layer_is_the_same_in_every_shape(kernels):
+    from taolora_ros.kernels.linear import linear_reference
+    k, m = 256, 3
+    x, a, b = torch.randn(m, k), torch.randn(2 * k, 8).half() / 16, torch.randn(8, k).half()
+    codes = torch.randint(-7, 8, (k, k), dtype=torch.int8)
+    weights = {'codes': codes, 'w_scale': torch.rand(1, k), 'x_inv': torch.ones(k), 'a': a, 'b': b}
+    gate = torch.tensor([1, 0, 1], dtype=torch.uint8)
+    wanted = linear_reference(x.double(), gate.double(), **{
+        name: t.double() for name, t in weights.items()}, x_zero=None, bias=torch.zeros(k).double())
+    weights = {name: t.to(kernels) for name, t in weights.items()}
+    shapes = [gpu_layers.Shape(kind, 64, 128, 16, split) for kind, split in (
+        ('fused', 2), ('two kernels', 1), ('few rows', 1))]
+    for shape in shapes:
+        out = torch.full((m, k), torch.nan, device=kernels)
+        gpu_layers.our_layer(shape, x.to(kernels), weights, gate.to(kernels), out)()
+        assert float((out.cpu() - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize('name', ['ecg_beats', 'imu_falls'])
+def test_the_network_in_half_precision_is_the_same_network(name):
+    model = load_model(find_model(name))
+    windows, gates = gpu_networks.given(model, 3)
+    probability, offset, anomaly = HalfNetwork(model, 'cpu', torch.float32)(
+        torch.as_tensor(windows), torch.as_tensor(gates))
+    wanted = ReferenceEngine(model, 'cpu').run(windows, gates)
+    # It does not round activations: no more than that is different.
+    assert np.abs(probability.numpy() - wanted.probability).mean() < 0.03
+    assert np.corrcoef(anomaly.numpy().ravel(), wanted.anomaly.ravel())[0, 1] > 0.99
+    assert np.abs(offset.numpy() - wanted.offset).mean() < 0.1
+
+
+def test_peers_that_are_missing_or_fail_say_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+
+    def missing():
+        import no_such_package  # noqa: F401
+
+    assert gpu_layers.attempt(missing) == {'note': 'not installed (no_such_package)'}
+    assert gpu_layers.attempt(lambda: 1 / 0)['note'].startswith('failed: ZeroDivisionError')
+
+
+def test_time_is_kept():
+    assert Deadline(-1).passed() and not Deadline(60).passed()
+    times = host_us(lambda: sum(range(100)), 50)
+    assert 0 < times['p50_us'] <= times['p99_us']

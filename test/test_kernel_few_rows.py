@@ -1,0 +1,79 @@
+"""Quantising, packing, the product for few rows and the join of two streams, on random numbers."""
+
+import pytest
+import torch
+
+from test_kernel_linear import Case, error
+
+
+def arranged(case, tiles=None):
+    from taolora_ros.kernels.layout import Tiles, arrange
+    move = lambda t: t.to(case.device)  # noqa: E731
+    return arrange(*map(move, (case.codes, case.scale, case.inverse)), case.zero,
+                   *map(move, (case.a, case.b, case.bias)), shift=case.shift,
+                   tiles=tiles or Tiles(32, 32))
+
+
+def prepared(case, weights, shares):
+    """Return packed codes (M, blocks * H) and U (shares, M, R), both poisoned before."""
+    from taolora_ros.kernels.quantize import quantize_launch
+    rows = len(case.x)
+    codes = torch.full((rows, weights.blocks * weights.tiles.half), 255, dtype=torch.uint8,
+                       device=case.device)
+    u = torch.full((shares, rows, weights.rank), torch.nan, device=case.device)
+    quantize_launch(case.x.to(case.device), weights, codes, u)()
+    return codes, u
+
+
+@pytest.mark.parametrize('m, k, options', [(5, 24, {}), (18, 130, {'groups': 5, 'zero': 7}),
+                                           (1, 333, {'zero': 0, 'residual': False})])
+def test_codes_and_low_rank_products(kernels, m, k, options):
+    from taolora_ros.kernels.quantize import quantize_reference
+    case = Case(kernels, m, k, 20, 6, **options)
+    weights = arranged(case)
+    codes, u = prepared(case, weights, min(3, weights.blocks))
+    wanted = quantize_reference(case.x, case.inverse, case.zero, len(case.scale), 32)
+    assert torch.equal(codes.cpu(), wanted)
+    x, inverse, a = case.x.double(), case.inverse.double(), case.a.double()
+    low = -7 if case.zero is None else -case.zero
+    dropped = x - (x * inverse).round().clamp(low, 7 if case.zero is None else 15 + low) / inverse
+    read = torch.cat([dropped, x], 1) if len(a) > k else x
+    assert error(u.sum(0).cpu().double()[:, :6], read @ a) < 1e-5
+    assert (u[:, :, 6:] == 0).all()
+
+
+@pytest.mark.parametrize('m, k, n, options', [
+    (1, 200, 45, {'zero': 5}), (3, 96, 33, {'groups': 3}),
+    (2, 64, 7, {'groups': 2, 'shift': True})])
+def test_product_for_few_rows(kernels, m, k, n, options):
+    from taolora_ros.kernels.gemv import gemv_launch
+    case = Case(kernels, m, k, n, 9, **options)
+    weights = arranged(case)
+    codes, u = prepared(case, weights, 2 if weights.blocks > 1 else 1)
+    gate = case.gate.to(torch.uint8).to(kernels)
+    out = torch.full((m, n), torch.nan, device=kernels)
+    gemv_launch(codes, weights, gate, out, u, case.x0.to(kernels), gelu=True)()
+    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
+    if 'groups' not in options:
+        case.scale, case.bias = torch.ones_like(case.scale), torch.zeros_like(case.bias)
+        gemv_launch(codes, arranged(case), gate, out)()
+        q = (case.x * case.inverse).round().clamp(-case.zero, 15 - case.zero).long()
+        assert torch.equal(out.cpu().long(), q @ case.codes.long())
+
+
+def test_product_with_a_low_rank_part_computed_before(kernels):
+    case = Case(kernels, 19, 150, 40, 12)
+    weights = arranged(case)
+    assert error(case.run(weights.tiles, lora=3, u=prepared(case, weights, 2)[1]),
+                 case.wanted()) < 1e-5
+
+
+def test_join_of_two_streams(kernels):
+    from taolora_ros.kernels.join import join_launch, join_reference
+    steady, u, b = torch.randn(21, 37), torch.randn(2, 21, 16), torch.randn(16, 37).half()
+    gate = torch.rand(21) < 0.5
+    x0, out = torch.randn(21, 37), torch.full((21, 37), torch.nan, device=kernels)
+    wanted = join_reference(steady.double(), u.double(), b.double(), gate.double(), True) + x0
+    steady, u, b, x0 = (t.to(kernels) for t in (steady, u, b, x0))
+    join_launch(steady, u, b, gate.to(torch.uint8).to(kernels), out, x0, gelu=True)()
+    assert error(out.cpu(), wanted) < 1e-5
