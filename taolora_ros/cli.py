@@ -49,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
             ('train', 'train a model and quantize it', _add_train, _train),
             ('quantize', 'turn a full-precision model into INT4 with gated LoRA',
              _add_quantize, _quantize),
+            ('reference', 'keep tokens that adaptation must not change, beside a model',
+             _add_reference, _reference),
             ('info', 'show what is in a model file', _add_info, _info),
             ('bench', 'measure what the node costs on this machine', _add_bench, _bench)):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.',
@@ -103,11 +105,13 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators', *STUDIES),
+    parser.add_argument('kind', choices=('imu', 'ecg', 'anomalies', 'comparators', 'adaptation',
+                                         *STUDIES),
                         help='events of a model; the anomaly score on healthy recordings and bags '
                              'and with faults in them; or, followed by imu or ecg, other methods '
                              'of quantization beside ours, other detectors of beats, noise that '
-                             'was added, other polarity and rates, what looking ahead is worth')
+                             'was added, other polarity and rates, what looking ahead is worth, '
+                             'what feedback does')
     parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
@@ -146,10 +150,13 @@ def _add_comparators(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     if args.kind == 'comparators':
         return _evaluate_comparators(args)
+    if args.kind == 'adaptation':
+        return _evaluate_adaptation(args)
     if args.kind in STUDIES:
         return _evaluate_study(args)
     if args.signal is not None:
-        raise ValueError(f'{args.signal}: goes behind comparators, not behind {args.kind}')
+        raise ValueError(f'{args.signal}: goes behind comparators or the like, not behind '
+                         f'{args.kind}')
     if args.kind == 'anomalies':
         return _evaluate_anomalies(args)
     from taolora_ros.evaluation.evaluate import evaluate
@@ -200,11 +207,21 @@ def _evaluate_comparators(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate_study(args: argparse.Namespace) -> int:
-    from taolora_ros.evaluation.studies_command import study
+def _evaluate_adaptation(args: argparse.Namespace) -> int:
+    from taolora_ros.evaluation.adaptation import evaluate
+    from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables
+    from taolora_ros.progress import progress
     _check_writable(args.json)
-    candidate = _candidate(args, args.signal or 'ecg')
-    _write_json(args.json, study(args, candidate, _console()))
+    if args.signal is None:
+        raise ValueError('adaptation: say which, adaptation imu or adaptation ecg')
+    candidates = find_candidates(args.models, _candidate(args, args.signal))
+    with progress('adapting', 'models') as report:
+        result = evaluate(args.signal, args.data, candidates, progress=report)
+    console = _console()
+    console.print(*tables(result))
+    for line in notes(result):
+        console.print(line, highlight=False, markup=False)
+    _write_json(args.json, result)
     return 0
 
 
@@ -294,6 +311,17 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _quantize(args: argparse.Namespace) -> int:
     from taolora_ros.training.command import quantize_command
     return quantize_command(args)
+
+
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('models', metavar='MODEL', nargs='+', help='INT4 model file or name of one')
+    parser.add_argument('--data', required=True, metavar='DIR',
+                        help='recordings that they were trained on')
+
+
+def _reference(args: argparse.Namespace) -> int:
+    from taolora_ros.training.reference import reference_command
+    return reference_command(args)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,67 @@ def test_missing_gpu_is_an_error_when_asked_for_and_cpu_otherwise(model):
     with pytest.raises(ValueError, match='finds no CUDA device'):
         make_engine(model, device='cuda')
     assert make_engine(model, device='auto').device == 'cpu'
+
+
+def test_embeddings_are_what_the_head_reads_and_kept_only_when_asked(model):
+    batch = tiny_batch(model.spec, 5, seed=int(np.random.default_rng().integers(2 ** 31)))
+    engine = make_engine(model, device='cpu')
+    plain = run(engine, batch)
+    assert plain.embedding is None
+    engine.keeps_embedding = True
+    scores = run(engine, batch)
+    assert (scores.probability == plain.probability).all()
+    head = engine.read_weights('head.weight', 'head.bias')
+    logits = (scores.embedding.astype(float) @ head['head.weight'][:-1].T.astype(float)
+              + head['head.bias'][:-1])
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    assert np.abs(e / e.sum(-1, keepdims=True) - scores.probability).max() < 1e-5
+
+
+def test_written_weights_hold_from_the_next_run_and_go_back_bit_by_bit(model):
+    batch = tiny_batch(model.spec, 3, seed=5)
+    engine = make_engine(model, device='cpu')
+    before = run(engine, batch)
+    names = ('head.weight', 'head.bias', 'blocks.1.mix.inner.lora_b')
+    kept = engine.read_weights(*names)
+    engine.write_weights({name: 1.3 * value + 0.01 for name, value in kept.items()})
+    assert np.abs(run(engine, batch).probability - before.probability).max() > 1e-3
+    engine.write_weights(kept)
+    assert (run(engine, batch).probability == before.probability).all()
+
+
+@pytest.mark.parametrize('changes, problem', [
+    ({'head.bias': np.zeros(3, np.float32), 'head.weight': np.zeros((2, 2))}, 'shape'),
+    ({'norm.weight': np.zeros(24)}, 'norm.weight'),
+    ({'head.bias': np.full(3, np.nan)}, 'finite')])
+def test_weights_that_do_not_fit_change_nothing(model, changes, problem):
+    engine = make_engine(model, device='cpu')
+    kept = engine.read_weights('head.weight', 'head.bias')
+    with pytest.raises(ValueError, match=problem):
+        engine.write_weights(changes)
+    assert all((kept[name] == value).all()
+               for name, value in engine.read_weights('head.weight', 'head.bias').items())
+
+
+def test_a_run_sees_all_of_a_change_or_nothing(model):
+    batch = tiny_batch(model.spec, 4, seed=1)
+    engine = make_engine(model, device='cpu')
+    kept = engine.read_weights('head.weight', 'head.bias')
+    other = {name: -value for name, value in kept.items()}
+    allowed = []
+    for weights in (kept, other):
+        engine.write_weights(weights)
+        allowed.append(run(engine, batch).probability)
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            engine.write_weights(kept)
+            engine.write_weights(other)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    seen = [run(engine, batch).probability for _ in range(60)]
+    stop.set()
+    thread.join(10)
+    assert all(any((p == wanted).all() for wanted in allowed) for p in seen)

@@ -15,14 +15,18 @@ honest stays at a third. Then the reference is asked. Taken alone, the feedback 
 knows moves its events up against all else, or leaves them; that of others moves it against the
 truth. With a the mean shift of the reference's events minus that of its other tokens, in logits:
 
-    odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED))
+    odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
+
+F tells whether earlier feedback foretells later: with s the shift, in the direction of a feedback, of
+its own z by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot be
+foretold; who is consistently wrong can, so F never adds to the trust.
 
 Where the odds are not better than one to two, learning stays as small as ``doubtful_shift``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,7 +34,10 @@ SATURATION = 2.0   # logits beyond which one event says no more
 FEW = 3            # events fewer than these are no crowd to compare with
 NEITHER = 1.0 / 3  # trust in somebody of whom nothing is known
 TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest, that is bounded
-EVIDENCE, EXPECTED = 2.0, 0.8  # per logit; honest feedback costs the reference a little, too
+EVIDENCE = 2.0     # per logit of agreement
+EXPECTED = {'ecg': 0.8, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
+                                     # new place of the sensor has falls unlike those of training
+TOLD = {'ecg': 1.0, 'imu': 0.25}  # weight of F: false alarms of falls are of many kinds
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
 
@@ -67,9 +74,16 @@ def trust(rejected: np.ndarray, others: np.ndarray) -> float:
     return float(weights[0] / weights.sum())
 
 
-def confirmed_by(trusted: float, agreement: float) -> float:
-    """Return the trust that is left when the reference agrees so much (logits) with feedback."""
-    evidence = np.clip(EVIDENCE * (agreement + EXPECTED), -20.0, 20.0)
+def foretold(shifts: Sequence[float]) -> float:
+    """Return F for shifts (logits) of feedbacks by what was learnt before each."""
+    s = np.clip(np.array(shifts, float), -SATURATION, SATURATION)
+    return min(float(-np.logaddexp(0.0, -s).sum() + len(s) * np.log(2.0)), 0.0)
+
+
+def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> float:
+    """Return the trust that is left when the reference agrees so much (logits), and F is so."""
+    evidence = EVIDENCE * (agreement + EXPECTED[kind]) + TOLD[kind] * told
+    evidence = np.clip(evidence, -20.0, 20.0)
     odds = trusted / max(1.0 - trusted, 1e-9) * np.exp(evidence)
     return float(odds / (1.0 + odds))
 

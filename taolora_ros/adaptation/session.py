@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
-from taolora_ros.adaptation.guards import (
-    NEITHER, RateLimit, allowed_shift, confirmed_by, damage, trust, within)
+from taolora_ros.adaptation.examples import UNIT, Example, make_example
+from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
+from taolora_ros.adaptation.learner import Learner
 from taolora_ros.adaptation.lora import AdaptedLayer
 from taolora_ros.adaptation.memory import Moment, StreamMemory
-from taolora_ros.adaptation.objective import OWN, Anchors, Objective
+from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.adaptation.targets import HEAD
@@ -36,8 +36,6 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
 
 RANKS = 8, 2            # of base and micro: with up to 8 classes the base loses nothing
-OWN_TOKENS = 400        # of a stream's recent past, that hold the rest in its place
-CROWD = 100             # recent events whose fall is bounded
 WEIGHTS = ('head.weight', 'head.bias')
 
 
@@ -63,8 +61,8 @@ class Session:
         self.spec, self.engine, self.clock = spec, engine, clock
         self._frozen = engine.read_weights(*WEIGHTS)
         self._objective = Objective(spec, reference, *(self._frozen[name] for name in WEIGHTS))
+        self._learner = Learner(spec, self._objective)
         self._layer = AdaptedLayer(*self._objective.shape, *RANKS, alpha=RANKS[0])
-        self._is_event = {label: self._speaks_for(label) for label in range(len(spec.labels))}
         self._lock = threading.Lock()
         self._memories: dict[str, StreamMemory] = {}
         self.settings = settings or AdaptationSettings()
@@ -78,6 +76,8 @@ class Session:
         self._overflowed = False
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                # by the clock
+        self._alone = self._delta                    # what feedback asks for without the guards
+        self._told: deque[float] = deque(maxlen=self._settings.replay)  # how well it foretold
         self.trusted = NEITHER  # whoever rejected last, see guards.py
         self.counts: Counter = Counter()
 
@@ -168,13 +168,15 @@ class Session:
             if example is None or quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
             before = self._examples.pop(key, None)
+            if before is None and kind != 'missed' and self._alone.any():
+                self._told.append(self._learner.foretells(self._alone, example))
             self._examples[key] = example
             delta = self._solve(moment.stream)
-            lost, new = self._damage(delta)
-            if lost > self._settings.max_lost or new > self._settings.max_new:
+            if self._learner.harmful(delta, self._settings):
                 del self._examples[key]
                 if before is not None:
                     self._examples[key] = before
+                lost, new = self._learner.damage(delta)
                 return self._refuse('rolled_back', f'it would lose {lost:.1%} of the reference\'s '
                                                    f'events and invent {new:.1%}')
             while len(self._examples) > self._settings.replay:
@@ -187,87 +189,16 @@ class Session:
 
     def _solve(self, stream: str) -> np.ndarray:
         """Return the change that the kept feedback asks for, as far as the guards allow."""
-        settings, examples = self._settings, list(self._examples.values())
-        importance = settings.decay ** np.arange(len(examples))[::-1]
-        own = self._own(stream)
-        delta = self._objective.solve(examples, importance, own, self._delta, self._centre,
-                                      settings.rate)
-        size = self._objective.size(delta)
-        if size > settings.max_norm:
-            delta = delta * np.float32(settings.max_norm / size)
-        alone = self._objective.solve(examples, importance, None, delta, self._centre,
-                                      settings.rate)
-        for label in {e.label for e in examples}:
-            delta = self._hold_back(delta, alone, label, own)
-        return delta
+        solution = self._learner.solve(
+            list(self._examples.values()), self._own(stream), self._memories.values(),
+            self._delta, self._centre, foretold(self._told), self._settings)
+        self._alone, self.trusted = solution.alone, solution.trusted
+        return solution.delta
 
-    def _hold_back(self, delta: np.ndarray, alone: np.ndarray, label: int, own: Anchors
-                   ) -> np.ndarray:
-        """Bound how far a label's recent events fall and the rest rises, by trust in feedback."""
-        mine = [e for e in self._examples.values() if e.label == label]
-        rejected = [e for e in mine if e.sign < 0]
-        crowd = self._crowd(label)
-        known = {(e.stream, e.stamp_ns) for e in rejected}
-        others = np.array([(e.stream, e.stamp_ns) not in known for e in crowd], bool)
-        events, nothing = self._objective.crowd(crowd), np.zeros_like(delta)
-        sure = events(nothing)
-        rest = np.flatnonzero(self._token_scores(own, label, nothing) < 0)
-        quiet = Anchors(own.x[rest], own.frozen[rest], own.p0[rest], 0.0)
-        calm = self._token_scores(quiet, label, nothing)
-        self.trusted = NEITHER
-        if len(rejected) < len(mine):  # somebody said what a true event is like, too
-            doubtful = np.array([self._objective.scores(e).max() for e in rejected])
-            self.trusted = confirmed_by(trust(doubtful, sure[others]),
-                                        self._agreement(alone, label))
-        return within(delta, lambda d: [sure - events(d),
-                                        self._token_scores(quiet, label, d) - calm],
-                      allowed_shift(self.trusted, self._settings.doubtful_shift,
-                                    self._settings.max_shift))
-
-    def _crowd(self, label: int) -> list[Example]:
-        """Return the recent events of a label in all streams, as if they had been confirmed."""
-        found = []
-        for memory in self._memories.values():
-            for moment in memory.recent(self.spec.labels[label], CROWD):
-                example = make_example(self.spec, moment,
-                                       self._objective.frozen(moment.embedding), label,
-                                       'confirmed')
-                found += [example] if example is not None else []
-        return found
-
-    def _agreement(self, alone: np.ndarray, label: int) -> float:
-        """Return how the reference's events move against the rest of it, in logits."""
-        held, is_event = self._objective.held, self._is_event[label]
-        shift = (self._token_scores(held, label, alone)
-                 - self._token_scores(held, label, np.zeros_like(alone)))
-        return float(shift[is_event].mean() - shift[~is_event].mean())
-
-    def _token_scores(self, anchors: Anchors, label: int, delta: np.ndarray) -> np.ndarray:
-        return self._objective.token_scores(anchors.frozen, anchors.x, label, delta)
-
-    def _own(self, stream: str) -> Anchors:
-        """Return tokens of a stream's recent past of which nobody said that they were wrong."""
+    def _own(self, stream: str) -> np.ndarray:
+        """Return tokens (n, D) of a stream's recent past of which nobody spoke."""
         spoken = [e.stamp_ns for e in self._examples.values() if e.stream == stream]
-        embedding = self._memories[stream].tokens(spoken)
-        frozen = self._objective.frozen(embedding)
-        sees = softmax(frozen)[:, 0] < 0.5 if len(frozen) else np.zeros(0, bool)
-        chosen = np.concatenate([_evenly(np.flatnonzero(sees), OWN_TOKENS * 3 // 4),
-                                 _evenly(np.flatnonzero(~sees), OWN_TOKENS // 4)])
-        return Anchors.of(head_input(embedding[chosen]), frozen[chosen], OWN)
-
-    def _speaks_for(self, label: int) -> np.ndarray:
-        """Return which tokens of the reference are events of a label, (R,) bool."""
-        h = self._objective.evidence[label]
-        return h[self._objective.reference.classes] >= 1.0
-
-    def _damage(self, delta: np.ndarray) -> tuple[float, float]:
-        """Return the worst shares of reference events lost, and newly found, of any label."""
-        held, found = self._objective.held, []
-        for label, is_event in self._is_event.items():
-            before, after = (self._token_scores(held, label, change)
-                             for change in (np.zeros_like(delta), delta))
-            found.append(damage(before, after, is_event))
-        return max(lost for lost, _ in found), max(new for _, new in found)
+        return self._memories[stream].tokens(spoken)
 
     def _to_micro(self, delta: np.ndarray) -> None:
         """Put what ``delta`` differs by from the base into the micro tier, as rank 2 can."""
@@ -303,8 +234,7 @@ class Session:
         self._layer.consolidate()
         last = next(reversed(self._examples.values())).stream
         delta = self._solve(last)
-        lost, new = self._damage(delta)
-        if lost <= self._settings.max_lost and new <= self._settings.max_new:
+        if not self._learner.harmful(delta, self._settings):
             self._to_micro(delta)
             self._layer.consolidate()
         else:
@@ -337,7 +267,7 @@ class Session:
             before = self._layer.state()
             self._layer.load(layers[HEAD])
             delta = self._layer.delta()
-            size, (lost, new) = self._objective.size(delta), self._damage(delta)
+            size, (lost, new) = self._objective.size(delta), self._learner.damage(delta)
             limits = self._settings
             if size > 1.001 * limits.max_norm or lost > limits.max_lost or new > limits.max_new:
                 self._layer.load(before)
@@ -363,16 +293,8 @@ class Session:
 
 def adapted(frozen: dict[str, np.ndarray], delta: np.ndarray) -> dict[str, np.ndarray]:
     """Return head weights (K + 1, D) and bias (K + 1,) with a change (D + 1, K) added."""
-    from taolora_ros.adaptation.examples import UNIT
     weight, bias = (frozen[name].copy() for name in WEIGHTS)
     classes = delta.shape[1]
     weight[:classes] += delta[:-1].T
     bias[:classes] += np.float32(UNIT) * delta[-1]
     return dict(zip(WEIGHTS, (weight, bias)))
-
-
-def _evenly(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return at most ``count`` of ``indices``, evenly spread."""
-    if len(indices) <= count:
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]

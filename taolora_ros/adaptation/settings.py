@@ -41,11 +41,11 @@ class AdaptationSettings:
     seconds: float = 300.0
     replay: int = 64
     per_minute: int = 30
-    max_norm: float = 3.0
+    max_norm: float = 2.0
     max_shift: float = 5.0
     doubtful_shift: float = 0.1
-    max_lost: float = 0.02
-    max_new: float = 0.01
+    max_lost: float = 0.05
+    max_new: float = 0.03
 
     def __post_init__(self):
         for name, (low, high) in RANGES.items():

@@ -110,6 +110,6 @@ def bootstrap(members: list, figure: Callable[[list], float | None]
     """Return the interval of a figure over members drawn again; None where it is not defined."""
     rng = np.random.default_rng(0)
     found = [figure([members[i] for i in rng.integers(0, len(members), len(members))])
-             for _ in range(DRAWS)]
+             for _ in range(DRAWS if members else 0)]
     found = [value for value in found if value is not None]
     return tuple(float(np.quantile(found, q)) for q in INTERVAL) if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from taolora_ros.adaptation.reference import (Reference, head_digest, reference_
                                               save_reference)
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.recordings import Recording
-from taolora_ros.training.corpus import build_corpus
+from taolora_ros.shipped import find_model
+from taolora_ros.training.corpus import Corpus, build_corpus
+from taolora_ros.training.recipe import training_recordings
 from taolora_ros.training.windows import WindowSampler
 
 TOKENS = 768       # in all, each class alike as far as there are so many
@@ -33,18 +36,32 @@ def write_reference(path: Path, recordings: list[Recording]) -> Reference:
     known = [r for r in recordings if r.subject in subjects]
     if not known:
         raise ValueError(f'{path}: none of the recordings is of a subject it was trained on')
-    reference = make_reference(model, known[::max(len(known) // RECORDINGS, 1)])
+    reference = make_reference(model, build_corpus(
+        model.spec, known[::max(len(known) // RECORDINGS, 1)]))
     save_reference(reference_path(path), reference)
     return reference
 
 
-def make_reference(model: Model, recordings: list[Recording], seed: int = SEED) -> Reference:
-    """Return tokens of ``recordings``: half disturbed as in training, those near a decision first.
+def reference_command(args: argparse.Namespace) -> int:
+    """Write the reference beside each of ``args.models``; return the exit code."""
+    recordings: dict[str, list[Recording]] = {}
+    for name in args.models:
+        path = find_model(name)
+        kind = load_model(path).spec.kind
+        if kind not in recordings:
+            recordings[kind] = training_recordings(kind, Path(args.data), ())
+        reference = write_reference(path, recordings[kind])
+        print(f'wrote {reference_path(path)}: {len(reference.classes)} tokens, '
+              f'{reference.bytes} bytes')
+    return 0
+
+
+def make_reference(model: Model, corpus: Corpus, seed: int = SEED) -> Reference:
+    """Return tokens of ``corpus``: half disturbed as in training, those near a decision first.
 
     Windows lie as training draws them; of each only tokens at the age of decision are used.
     """
     spec, network = model.spec, model.network
-    corpus = build_corpus(spec, recordings)
     device = next(network.parameters()).device
     late = spec.tokens - int(np.ceil(spec.delay * spec.rate / spec.patch))
     rows = slice(late - AGES, late)
@@ -57,12 +74,12 @@ def make_reference(model: Model, recordings: list[Recording], seed: int = SEED) 
             with torch.inference_mode():
                 tokens = network.encode(batch.windows, batch.gates)[:, rows].flatten(0, 1)
                 logits = network.read(tokens[None])[0][0]
-            own = logits.gather(1, batch.classes[:, rows].flatten().clamp_min(0)[:, None])[:, 0]
-            other = logits.scatter(1, batch.classes[:, rows].flatten().clamp_min(0)[:, None],
-                                   -torch.inf).amax(1)
+            truth = batch.classes[:, rows].flatten()
+            index = truth.clamp_min(0)[:, None]
+            margin = logits.gather(1, index)[:, 0] - logits.scatter(1, index, -torch.inf).amax(1)
             embeddings.append(tokens.cpu().numpy())
-            margins.append((own - other).cpu().numpy())
-            classes.append(batch.classes[:, rows].flatten().cpu().numpy())
+            margins.append(margin.cpu().numpy())
+            classes.append(truth.cpu().numpy())
     chosen = _choose(np.concatenate(classes), np.concatenate(margins), np.random.default_rng(seed))
     return Reference(np.concatenate(embeddings)[chosen].astype(np.float32),
                      np.concatenate(classes)[chosen],

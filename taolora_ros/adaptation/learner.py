@@ -1,0 +1,165 @@
+"""From examples to a change of the head that the guards allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
+from taolora_ros.adaptation.guards import (NEITHER, SHRINK, allowed_shift, confirmed_by, damage,
+                                           trust, within)
+from taolora_ros.adaptation.memory import StreamMemory
+from taolora_ros.adaptation.objective import OWN, Anchors, Objective
+from taolora_ros.adaptation.settings import AdaptationSettings
+from taolora_ros.spec import ModelSpec
+
+EACH, GROWTH = 0.018, 1.5  # n feedbacks may move EACH n^GROWTH rms logits on the reference: of
+                           # two little is learnt about anybody else
+OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
+SMALLER = 5       # times that a change that harms the reference is made smaller
+CROWD = 100       # recent events whose fall is bounded
+
+
+@dataclass(frozen=True)
+class Solution:
+    """``delta`` (D + 1, K) as allowed, what feedback ``alone`` asks for, and the trust in it."""
+
+    delta: np.ndarray
+    alone: np.ndarray
+    trusted: float
+
+
+class Learner:
+    """Solves the objective for the feedback there is, and holds the solution back."""
+
+    def __init__(self, spec: ModelSpec, objective: Objective):
+        self.spec, self.objective = spec, objective
+        self._is_event = {label: self._speaks_for(label) for label in range(len(spec.labels))}
+
+    def solve(self, examples: Sequence[Example], own: np.ndarray,
+              memories: Iterable[StreamMemory], start: np.ndarray, centre: np.ndarray,
+              told: float, settings: AdaptationSettings) -> Solution:
+        """Return the change (D + 1, K) that ``examples`` ask for, as far as it is allowed.
+
+        ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``centre`` what
+        is to be kept of feedback that is gone, ``told`` F of guards.py.
+        """
+        used, trusted = _usable(examples), NEITHER
+        importance = settings.decay ** np.arange(len(used))[::-1]
+        anchors, memories = self._own(own), list(memories)
+        delta = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
+        size = self.objective.size(delta)
+        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
+        if size > most:
+            delta = delta * np.float32(most / size)
+        alone = self.objective.solve(used, importance, None, delta, centre, settings.rate)
+        for label in {e.label for e in used}:
+            crowd = self._crowd(label, memories)
+            rejected = [e for e in used if e.label == label and e.sign < 0]
+            trusted = self._trust(rejected, crowd, alone, label, told)
+            delta = self._hold_back(delta, trusted, label, crowd, anchors, settings)
+        return Solution(delta, alone, trusted)
+
+    def foretells(self, alone: np.ndarray, example: Example) -> float:
+        """Return by how many logits earlier feedback, taken alone, had moved ``example`` rightly."""
+        before, after = (self.objective.scores(example, change).mean()
+                         for change in (None, alone))
+        return example.sign * float(after - before)
+
+    def _trust(self, rejected: list[Example], crowd: list[Example], alone: np.ndarray, label: int,
+               told: float) -> float:
+        """Return the trust in who gave the feedback on a label."""
+        known = {(e.stream, e.stamp_ns) for e in rejected}
+        others = [self.objective.scores(e).max() for e in crowd
+                  if (e.stream, e.stamp_ns) not in known]
+        doubtful = [self.objective.scores(e).max() for e in rejected]
+        return confirmed_by(trust(np.array(doubtful), np.array(others)),
+                            self._agreement(alone, label), told, self.spec.kind)
+
+    def _hold_back(self, delta: np.ndarray, trusted: float, label: int, crowd: list[Example],
+                   own: Anchors, settings: AdaptationSettings) -> np.ndarray:
+        """Bound how far a label's recent events fall and the rest rises, by trust in feedback."""
+        events, nothing = self.objective.crowd(crowd), np.zeros_like(delta)
+        sure = events(nothing)
+        rest = np.flatnonzero(self._token_scores(own, label, nothing) < 0)
+        quiet = Anchors(own.x[rest], own.frozen[rest], own.p0[rest], 0.0)
+        calm = self._token_scores(quiet, label, nothing)
+        delta = within(delta, lambda d: [sure - events(d),
+                                         self._token_scores(quiet, label, d) - calm],
+                       allowed_shift(trusted, settings.doubtful_shift, settings.max_shift))
+        return self._spare_reference(delta, settings)
+
+    def _spare_reference(self, delta: np.ndarray, settings: AdaptationSettings
+                         ) -> np.ndarray:
+        """Return a change that does no harm to the reference, if one a little smaller does not."""
+        for _ in range(SMALLER):
+            if not self.harmful(delta, settings):
+                break
+            delta = delta * np.float32(SHRINK)
+        return delta
+
+    def harmful(self, delta: np.ndarray, settings: AdaptationSettings) -> bool:
+        """Tell whether a change harms the reference more than the settings allow."""
+        lost, new = self.damage(delta)
+        return lost > settings.max_lost or new > settings.max_new
+
+    def _crowd(self, label: int, memories: Iterable[StreamMemory]) -> list[Example]:
+        """Return the recent events of a label in all streams, as if they had been confirmed."""
+        found = []
+        for memory in memories:
+            for moment in memory.recent(self.spec.labels[label], CROWD):
+                example = make_example(self.spec, moment,
+                                       self.objective.frozen(moment.embedding), label,
+                                       'confirmed')
+                found += [example] if example is not None else []
+        return found
+
+    def _agreement(self, alone: np.ndarray, label: int) -> float:
+        """Return how the reference's events move against the rest of it, in logits."""
+        held, is_event = self.objective.held, self._is_event[label]
+        shift = (self._token_scores(held, label, alone)
+                 - self._token_scores(held, label, np.zeros_like(alone)))
+        return float(shift[is_event].mean() - shift[~is_event].mean())
+
+    def _token_scores(self, anchors: Anchors, label: int, delta: np.ndarray) -> np.ndarray:
+        return self.objective.token_scores(anchors.frozen, anchors.x, label, delta)
+
+    def _own(self, embedding: np.ndarray) -> Anchors:
+        """Return anchors of tokens (n, D) of a stream, those that see something first."""
+        frozen = self.objective.frozen(embedding)
+        sees = softmax(frozen)[:, 0] < 0.5 if len(frozen) else np.zeros(0, bool)
+        chosen = np.concatenate([_evenly(np.flatnonzero(sees), OWN_TOKENS * 3 // 4),
+                                 _evenly(np.flatnonzero(~sees), OWN_TOKENS // 4)])
+        return Anchors.of(head_input(embedding[chosen]), frozen[chosen], OWN)
+
+    def _speaks_for(self, label: int) -> np.ndarray:
+        """Return which tokens of the reference are events of a label, (R,) bool."""
+        h = self.objective.evidence[label]
+        return h[self.objective.reference.classes] >= 1.0
+
+    def damage(self, delta: np.ndarray) -> tuple[float, float]:
+        """Return the worst shares of reference events lost, and newly found, of any label."""
+        held, found = self.objective.held, []
+        for label, is_event in self._is_event.items():
+            before, after = (self._token_scores(held, label, change)
+                             for change in (np.zeros_like(delta), delta))
+            found.append(damage(before, after, is_event))
+        return max(lost for lost, _ in found), max(new for _, new in found)
+
+
+def _usable(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples of labels of which somebody said what a true event is like, too.
+
+    Until then a false alarm cannot be told from a true one, and nothing is learnt.
+    """
+    known = {e.label for e in examples if e.sign > 0}
+    return [e for e in examples if e.label in known]
+
+
+def _evenly(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return at most ``count`` of ``indices``, evenly spread."""
+    if len(indices) <= count:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]

@@ -1,0 +1,177 @@
+"""Feedback changes decisions, and nothing that is known to be true."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from adapting import N, SPEC, V, World
+from taolora_ros.adaptation.settings import AdaptationSettings
+
+SEEDS = np.random.default_rng().integers(0, 2 ** 31, 2).tolist()
+
+
+def teach(world, rounds=12):
+    """Let somebody who knows answer to what happens."""
+    for _ in range(rounds):
+        for kind in (N, V, 'odd', V):
+            name, called = world.beat(kind)
+            if called == 'veb':
+                assert world.session.feedback(name, kind == V).learnt
+
+
+@pytest.mark.parametrize('seed', SEEDS)
+def test_false_alarms_go_and_true_events_stay(seed):
+    world = World(seed)
+    before = world.share_called('odd')
+    assert before > 0.5 and world.share_called(V) > 0.9
+    teach(world)
+    assert world.share_called('odd') < 0.3 * before
+    assert world.share_called(V) > 0.9
+    assert world.share_called(N) < 0.02
+    status = world.session.status()
+    assert 0 < status['norm'] <= 3.0 and status['updates'] > 10
+
+
+@pytest.mark.parametrize('kind', ['inverted', 'random', 'flooded'])
+def test_hostile_feedback_costs_no_recall(kind):
+    world = World(SEEDS[0])
+    rng = np.random.default_rng()
+    before = world.share_called(V)
+    for _ in range(8):
+        for beat in (N, V, 'odd', V):
+            name, called = world.beat(beat)
+            correct = {'inverted': beat != V, 'random': rng.random() < 0.5, 'flooded': False}[kind]
+            if called == 'veb':
+                for _ in range(5 if kind == 'flooded' else 1):
+                    world.session.feedback(name, correct)
+            elif kind == 'inverted':
+                world.session.miss('ecg', world.time, 'veb')
+    assert world.share_called(V) > before - 0.02
+
+
+def test_a_missed_event_is_found_the_next_time():
+    world = World(SEEDS[0], rate=20.0)
+    world.odd = 0.5 * world.centres[N] + 0.5 * world.centres[V] + 0.7 * world.own
+    found = world.share_called('odd')
+    for _ in range(20):
+        world.beat(N)
+        world.beat('odd')
+        assert world.session.miss('ecg', world.time, 'veb').learnt
+    assert world.share_called('odd') > min(found + 0.1, 0.95)
+
+
+def test_reset_gives_the_same_weights_bit_by_bit():
+    world = World(SEEDS[1])
+    frozen = {name: w.copy() for name, w in world.engine.weights.items()}
+    teach(world, 4)
+    assert any((frozen[name] != w).any() for name, w in world.engine.weights.items())
+    world.session.reset()
+    assert all((frozen[name] == w).all() for name, w in world.engine.weights.items())
+    assert world.session.status()['replay'] == 0
+
+
+def test_what_harms_the_reference_is_rolled_back():
+    world = World(SEEDS[0])
+    teach(world, 2)
+    held = world.session.delta.copy()
+    world.session._learner.damage = lambda delta: (1.0, 0.0)
+    world.beat(V)
+    name, called = world.beat('odd')
+    outcome = world.session.feedback(name, called != 'veb') if called == 'veb' else (
+        world.session.miss('ecg', world.time, 'veb'))
+    assert not outcome.learnt and 'reference' in outcome.reason
+    assert (world.session.delta == held).all()
+    assert world.session.status()['rolled_back'] == 1
+
+
+def test_floods_are_not_taken_and_one_event_counts_once():
+    world = World(SEEDS[0], per_minute=5)
+    names = [world.beat(V)[0] for _ in range(3)]
+    outcomes = [world.session.feedback(names[0], True) for _ in range(20)]
+    assert sum(outcome.learnt for outcome in outcomes) <= 5
+    assert 'more than 5' in outcomes[-1].reason
+    assert world.session.status()['replay'] == 1
+
+
+def test_memory_stays_bounded():
+    world = World(SEEDS[0], events=20, seconds=30.0, replay=7)
+    for i in range(120):
+        name, called = world.beat(V)
+        if i % 6:
+            continue
+        world.session.feedback(name, called == 'veb')
+    memory = world.memory
+    assert len(memory._kept) <= 20 and len(memory._found) <= 21
+    assert len(memory._rows) <= max(30 * SPEC.rate / SPEC.patch + 1, SPEC.tokens)
+    assert world.session.status()['replay'] == 7
+    assert not world.session.feedback('e1', True).learnt
+    world.session.settings = world.session.settings.changed(events=3)
+    assert len(memory._kept) <= 3
+
+
+def test_consolidation_keeps_what_is_computed_and_state_survives():
+    world = World(SEEDS[1], interval=1.0)
+    teach(world, 5)
+    before = world.share_called('odd')
+    world.now += 5.0
+    assert world.session.tick() and not world.session.tick()
+    assert abs(world.share_called('odd') - before) < 0.15
+    micro = world.session.state()['head']['micro']
+    assert not (micro[:, SPEC.network.width + 1:] != 0).any()
+    other = World(SEEDS[1])
+    other.session.load(world.session.state())
+    assert np.allclose(other.session.delta, world.session.delta)
+    huge = world.session.state()
+    huge['head']['base_b'] *= 30
+    held = other.session.delta.copy()
+    with pytest.raises(ValueError, match='is not used'):
+        other.session.load(huge)
+    assert np.allclose(other.session.delta, held)
+
+
+def test_feedback_that_makes_no_sense_is_refused():
+    world = World(SEEDS[0])
+    name, called = world.beat(V)
+    with pytest.raises(ValueError, match='label'):
+        world.session.feedback(name, False, 'fall')
+    with pytest.raises(ValueError, match='quality'):
+        world.session.feedback(name, True, quality=float('nan'))
+    with pytest.raises(ValueError, match='called correct'):
+        world.session.feedback(name, True, 'beat' if called == 'veb' else 'veb')
+    with pytest.raises(ValueError, match='no such stream'):
+        world.session.miss('imu', 0, 'veb')
+    assert not world.session.feedback('nobody', True).learnt
+    world.session.settings = AdaptationSettings()
+    assert 'enabled' in world.session.feedback(name, True).reason
+    assert not world.engine.keeps_embedding
+
+
+def test_feedback_may_come_from_another_thread_while_the_stream_runs():
+    world, stop, errors = World(SEEDS[0]), threading.Event(), []
+    names = [world.beat(V)[0] for _ in range(5)]
+
+    def speak():
+        try:
+            while not stop.is_set():
+                for name in names:
+                    world.session.feedback(name, True)
+                world.session.status(), world.session.tick()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    for _ in range(300):
+        world.beat(N)
+    stop.set()
+    thread.join(10)
+    assert not errors and not thread.is_alive()
+
+
+@pytest.mark.parametrize('change', [
+    {'rate': 0.0}, {'decay': 1.5}, {'targets': 'attention'}, {'targets': ''}, {'events': 2.5},
+    {'max_shift': float('nan')}, {'doubtful_shift': 9.0}, {'enabled': 1}, {'per_minute': True}])
+def test_settings_that_make_no_sense_are_refused(change):
+    with pytest.raises(ValueError, match='adaptation'):
+        AdaptationSettings(**change)

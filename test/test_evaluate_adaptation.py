@@ -1,0 +1,156 @@
+"""Kept tokens give the decisions of the detector; operators and figures of the evaluation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from adapting import World
+from rule_engine import RuleEngine
+from taolora_ros.decode import START
+from taolora_ros.detector import Detector
+from taolora_ros.engine import Scores
+from taolora_ros.evaluation.adaptation import _halves, _sites, _trials, count
+from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables
+from taolora_ros.evaluation.decided import decide
+from taolora_ros.evaluation.detection import recording_samples
+from taolora_ros.evaluation.operators import HOSTILE, Operator, truth
+from taolora_ros.evaluation.outcomes import Count, bootstrap, summarise
+from taolora_ros.recordings import read_npz
+from taolora_ros.spec import SPECS
+from taolora_ros.synthetic import write_dataset
+
+WIDTH = 128
+
+
+class Embedding(RuleEngine):
+    """The engine of rules, with random tokens that a change of the head can read."""
+
+    keeps_embedding = True
+
+    def run(self, windows, gates):
+        scores = super().run(windows, gates)
+        rng = np.random.default_rng(len(windows))
+        embedding = rng.standard_normal((*gates.shape, WIDTH)).astype(np.float32)
+        return Scores(scores.probability, scores.offset, scores.anomaly, embedding)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    write_dataset(folder, seed=int(np.random.default_rng().integers(1000)), subjects=1, records=1)
+    return folder
+
+
+def recordings(data, kind):
+    return [r for path in sorted(data.rglob('*.npz')) for r in read_npz(path) if r.kind == kind]
+
+
+def nothing(spec):
+    return np.zeros((WIDTH + 1, len(spec.classes)), np.float32)
+
+
+@pytest.mark.parametrize('kind', ['imu', 'ecg'])
+def test_kept_tokens_give_the_events_of_the_detector(data, kind):
+    spec = SPECS[kind]
+    for recording in recordings(data, kind):
+        detector = Detector(spec, Embedding(spec))
+        found = detector.process(recording_samples(recording, spec)) + detector.flush()
+        wanted = [(e.label, e.stamp_ns) for e in found if getattr(e, 'phase', None) == START]
+        kept = decide(recording, spec, Embedding(spec), None)
+        events = kept.events(nothing(spec))
+        assert [e.label for e in events] == [label for label, _ in wanted]
+        assert np.allclose([e.stamp_ns for e in events], [t for _, t in wanted], rtol=0, atol=1000)
+        silent = nothing(spec)
+        silent[-1, 0] = 1e3
+        assert kept.events(silent) == []
+
+
+def test_a_subject_is_judged_on_what_gave_no_feedback(data):
+    spec = SPECS['imu']
+    kept = [decide(r, spec, Embedding(spec), None) for r in recordings(data, 'imu')]
+    for i, decided in enumerate(kept):
+        decided.recording.code = f'D{i}'
+    subject = _trials('S1', 'made', kept + kept[:3])
+    feedback = {id(d) for d, *_ in subject.feedback}
+    assert len(subject.whole) == len(kept) + 3
+    assert all(d.recording.code in {k.recording.code for k in kept} for d, *_ in subject.judged)
+    assert len(feedback) == len(kept) and len(subject.judged) == 3
+    ecg = decide(recordings(data, 'ecg')[0], SPECS['ecg'], Embedding(SPECS['ecg']), None)
+    halves = _halves('r', 'made', [ecg])
+    before, after = count(halves.feedback, nothing(SPECS['ecg'])), count(
+        halves.judged, nothing(SPECS['ecg']))
+    whole = count([(ecg, 0.0, np.inf)], nothing(SPECS['ecg']))
+    assert before.events + after.events == whole.events
+    assert before.hours + after.hours == pytest.approx(whole.hours)
+    assert abs(before.found + after.found - whole.found) <= 2
+    groups = _sites('imu', [dataclasses.replace(subject, name=f'X{i}') for i in range(11)])
+    assert sorted(s.name for g in groups for s in g) == sorted(f'X{i}' for i in range(11))
+    assert len(groups) == 2
+
+
+@pytest.mark.parametrize('kind', ['honest', *HOSTILE])
+def test_operators_say_what_they_are_to(data, kind):
+    spec = SPECS['ecg']
+    decided = decide(recordings(data, 'ecg')[0], spec, Embedding(spec), None)
+    said = []
+    operator = Operator(kind, 15, np.random.default_rng())
+
+    class Listener:
+        delta, spec = nothing(SPECS['ecg']), SPECS['ecg']
+
+        def memory(self, stream):
+            return World(0).memory
+
+        def feedback(self, event_id, correct):
+            said.append(correct)
+            return dataclasses.make_dataclass('Outcome', ['learnt'])(True)
+
+        def miss(self, stream, stamp_ns, label):
+            said.append(None)
+            return dataclasses.make_dataclass('Outcome', ['learnt'])(True)
+
+    operator.attend(Listener())
+    operator.memory = dataclasses.make_dataclass('Memory', [])()
+    operator.memory.decided = lambda tokens, events: None
+    operator.watch(decided)
+    true = truth(decided)
+    assert sum(operator.given.values()) == len(said) <= 15
+    if kind in ('inverted', 'flooded') and len(true.events):
+        assert False in said  # right alarms are rejected
+    if kind == 'honest' and operator.given['rejected'] == 0:
+        assert True not in said  # nothing to make up for
+
+
+def site(name, before, after, hostile):
+    empty = [Count(events=50, found=40, false=2, cases=500)]
+    return {'subjects': [name], 'given': {'rejected': 1, 'confirmed': 0, 'missed': 0},
+            'status': {'rolled_back': 0}, 'before': [before], 'after': [after],
+            'others_before': empty, 'others_after': empty, 'hostile': {'inverted': {
+                'after': [hostile]}}}
+
+
+def test_figures_are_sums_over_subjects():
+    a, b = Count(100, 80, 10, 1000, 0.5), Count(100, 90, 30, 1000, 0.5)
+    sites = [site('a', a, Count(100, 82, 4, 1000, 0.5), Count(100, 79, 9, 1000, 0.5)),
+             site('b', b, Count(100, 89, 12, 1000, 0.5), Count(100, 90, 30, 1000, 0.5))]
+    figures = summarise(sites)
+    assert (figures['false_alarms_before'], figures['false_alarms_after']) == (40, 16)
+    assert figures['false_alarms_change'] == pytest.approx(-0.6)
+    assert figures['recall_change'] == pytest.approx(0.5)
+    assert figures['hostile_worst_change'] == pytest.approx(-0.5)
+    assert figures['others_worst_change'] == 0.0 and figures['hours'] == 1.0
+    low, high = figures['recall_change_interval']
+    assert low <= 0.5 <= high and (low, high) == pytest.approx((-1.0, 2.0))
+    result = {**figures, 'feedbacks': 20, 'constants_chosen_on_these': False, 'chosen_on': None,
+              'all': None, 'sites': sites}
+    assert len(tables(result)) == 2 and 'worst change on others 0.00' in notes(result)[0]
+    assert bootstrap([], lambda rows: 1.0) is None
+
+
+def test_folders_without_models_of_folds_are_refused(tmp_path):
+    candidate = dataclasses.make_dataclass('C', ['model'])('m')
+    candidate.describe = lambda: {'name': 'ecg_beats'}
+    with pytest.raises(ValueError, match='no ecg_beats'):
+        find_candidates(str(tmp_path), candidate)
+    assert find_candidates(None, candidate) == [candidate]
