@@ -20,9 +20,9 @@ def teach(world, rounds=12):
                 assert world.session.feedback(name, kind == V).learnt
 
 
-@pytest.mark.parametrize('seed', SEEDS)
-def test_false_alarms_go_and_true_events_stay(seed):
-    world = World(seed)
+@pytest.mark.parametrize('number', [0, 1])
+def test_false_alarms_go_and_true_events_stay(number):
+    world = World(SEEDS[number])
     before = world.share_called('odd')
     assert before > 0.5 and world.share_called(V) > 0.9
     teach(world)
