@@ -30,6 +30,7 @@ from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
 from taolora_ros.quantization import grouped_matmul, quantize_activation
 
+
 @triton.jit
 def add_shares(u, u_ready, row, row_ok, rows, RANK: tl.constexpr, SHARES: tl.constexpr):
     """Add to u (BM, R) what quantize.py left in shares."""

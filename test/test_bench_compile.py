@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.cross_compile import TARGETS, Compiled, check_fit, read_cubin
-from taolora_ros.bench.orin import BOARDS, Assumptions, project
+from taolora_ros.bench.orin import project
 from taolora_ros.cli import main
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model

@@ -8,7 +8,10 @@ from test_kernel_linear import Case, error
 
 def arranged(case, tiles=None):
     from taolora_ros.kernels.layout import Tiles, arrange
-    move = lambda t: t.to(case.device)  # noqa: E731
+
+    def move(tensor):
+        return tensor.to(case.device)
+
     return arrange(*map(move, (case.codes, case.scale, case.inverse)), case.zero,
                    *map(move, (case.a, case.b, case.bias)), shift=case.shift,
                    tiles=tiles or Tiles(32, 32))

@@ -13,7 +13,10 @@ class Case:
     def __init__(self, device, m, k, n, rank, groups=1, zero=None, residual=True, norm=False,
                  shift=False):
         g = torch.Generator().manual_seed(torch.seed() % 2 ** 31)
-        random = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+
+        def random(*shape):
+            return torch.randn(*shape, generator=g)
+
         self.codes, self.scale = quantize_weight(random(k, n), groups, shift=shift)
         self.x, self.x0, self.bias = 2 * random(m, k), random(m, n), random(n)
         self.inverse, self.zero = 1 + 3 * torch.rand(k, generator=g), zero
@@ -26,7 +29,10 @@ class Case:
     def run(self, tiles=None, gelu=False, add=False, factors=None, **options):
         from taolora_ros.kernels.layout import Tiles, arrange
         from taolora_ros.kernels.linear import linear_launch
-        move = lambda t: t.to(self.device)  # noqa: E731
+
+        def move(tensor):
+            return tensor.to(self.device)
+
         weights = arrange(move(self.codes), move(self.scale), move(self.inverse), self.zero,
                           move(self.a), move(self.b), move(self.bias),
                           self.norm and tuple(map(move, self.norm)), self.shift, tiles or Tiles())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from taolora_ros.bench import compile as compiling
 from taolora_ros.bench import orin
+from taolora_ros.bench.boards import BOARDS, Assumptions
 
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 
@@ -28,7 +29,7 @@ def counted() -> str:
     """Return what a window costs whatever the machine, per network and engine."""
     rows = [['network', 'engine', 'launches', 'weights, bytes', 'in and out, bytes',
              'between kernels, bytes', 'INT8, operations', '16 bits, operations']]
-    result = orin.measure(orin.BOARDS[:1], orin.Assumptions())
+    result = orin.measure(BOARDS[:1], Assumptions())
     rows += [[row['model'], row['engine'], *(f'{row[name]:,}' for name in (
         'launches', 'weight_bytes', 'end_bytes', 'between_bytes', 'int8_ops', 'half_ops'))]
         for row in result['rows']]
@@ -37,12 +38,12 @@ def counted() -> str:
 
 def projected() -> str:
     """Return the projection of the ECG network."""
-    result = orin.measure(orin.BOARDS, orin.Assumptions())
+    result = orin.measure(BOARDS, Assumptions())
     rows = [['board', 'engine', 'floor, µs', 'memory, µs', 'arithmetic, µs', 'launches, µs',
              'projected, µs']]
     rows += [[row['board'], row['engine'], *(f'{row[name]:.1f}' for name in (
         'floor_us', 'memory_us', 'arithmetic_us', 'launches_us', 'total_us'))]
-        for board in orin.BOARDS for row in result['rows']
+        for board in BOARDS for row in result['rows']
         if row['board'] == board.name and row['model'] == 'ecg_beats']
     return as_markdown(rows)
 

@@ -102,7 +102,7 @@ def _add_compile(bench: argparse.ArgumentParser) -> None:
 def _add_orin(bench: argparse.ArgumentParser) -> None:
     from dataclasses import fields
 
-    from taolora_ros.bench.orin import Assumptions
+    from taolora_ros.bench.boards import Assumptions
     bench.set_defaults(needs_ros=False)
     for field in fields(Assumptions):
         bench.add_argument(f'--{field.name.replace("_", "-")}', default=field.default,
@@ -170,9 +170,9 @@ def _orin(args: argparse.Namespace, report) -> tuple[dict, object]:
     from dataclasses import fields
 
     from taolora_ros.bench import orin
-    given = orin.Assumptions(**{f.name: getattr(args, f.name)
-                                for f in fields(orin.Assumptions)})
-    result = orin.measure(tuple(args.board or orin.BOARDS), given)
+    from taolora_ros.bench.boards import BOARDS, Assumptions
+    given = Assumptions(**{f.name: getattr(args, f.name) for f in fields(Assumptions)})
+    result = orin.measure(tuple(args.board or BOARDS), given)
     return result, orin.table(result)
 
 
@@ -220,7 +220,7 @@ def _yes(text: str) -> bool:
 
 
 def _board(text: str):
-    from taolora_ros.bench.orin import Board
+    from taolora_ros.bench.boards import Board
     name, *numbers = text.split(',')
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError(f'{text}: write NAME,SMS,GB/S,TOPS, such as Nano,8,68,20')

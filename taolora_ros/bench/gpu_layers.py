@@ -106,7 +106,10 @@ def measure(deadline: Deadline, sizes, rows, ranks, report) -> list[dict]:
 def layer_rows(k: int, m: int, rank: int) -> list[dict]:
     """Measure one layer: the peers, and ours in its best shape."""
     g = torch.Generator('cuda').manual_seed(k * m + rank)
-    random = lambda *shape: torch.randn(*shape, device='cuda', generator=g)  # noqa: E731
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, device='cuda', generator=g)
+
     x, w, a, b = random(m, k), random(k, k) / k ** 0.5, random(k, rank) / k ** 0.5, random(rank, k)
     about = {'size': k, 'rows': m, 'rank': rank}
     found = []

@@ -78,7 +78,10 @@ class HalfNetwork:
         self._spec, self._network = model.spec, model.network
         network = model.network
         shape = model.spec.network
-        half = lambda t: t.detach().to(device, dtype)  # noqa: E731
+
+        def half(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(device, dtype)
+
         self._dtype, self._linears = dtype, {}
         for name, layer in network.linears().items():
             # What the codes stand for: Q(X) C s ~ X (x_inv C s).
