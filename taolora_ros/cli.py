@@ -207,6 +207,14 @@ def _evaluate_comparators(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate_study(args: argparse.Namespace) -> int:
+    from taolora_ros.evaluation.studies_command import study
+    _check_writable(args.json)
+    candidate = _candidate(args, args.signal or 'ecg')
+    _write_json(args.json, study(args, candidate, _console()))
+    return 0
+
+
 def _evaluate_adaptation(args: argparse.Namespace) -> int:
     from taolora_ros.evaluation.adaptation import evaluate
     from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables

@@ -165,6 +165,7 @@ class TaoloraNode(LifecycleNode):
             depth=len(self._given), durability=DurabilityPolicy.TRANSIENT_LOCAL))
         for stream, given in self._given.items():
             model, engine = models.load(f'{stream}.model', given['model'])
+            self.get_logger().info(f'{stream}: {engine.name} on {engine.device}: {engine.why}')
             settings = self._parameters_live.declare_settings(stream, model.spec)
             with said_of(f'{stream}.'):
                 converter = make_converter(given['type'], model.spec, given['field'],

@@ -65,7 +65,7 @@ class Random:
         for values in scores.values():
             values[self.rng.random(values.shape) < 0.02] = self.rng.choice(WILD)
         return Fields(**{name: np.float32(np.clip(v, -3e38, 3e38))
-                         for name, v in scores.items()})
+                         for name, v in scores.items()}, embedding=None)
 
 
 # recordings

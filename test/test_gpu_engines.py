@@ -25,6 +25,9 @@ class Played:
 
     def __init__(self, name):
         self.model = load_model(find_model(name))
+        for layer in self.model.network.linears().values():  # a GPU holds them in 16 bits
+            for factor in (layer.lora_a, layer.lora_b):
+                factor.data = factor.data.half().float()
         if name == 'ecg_beats':
             recording = next(read_npz(shipped('config/demo/mitdb_119_excerpt.npz')))
             values, rate = recording.values[:, :1], recording.rate
