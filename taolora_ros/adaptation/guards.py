@@ -17,9 +17,9 @@ truth. With a the mean shift of the reference's events minus that of its other t
 
     odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
 
-F tells whether earlier feedback foretells later: with s the shift, in the direction of a feedback, of
-its own z by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot be
-foretold; who is consistently wrong can, so F never adds to the trust.
+F tells whether earlier feedback foretells later: with s the shift of a feedback's z, in the direction
+that it asks for, by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot
+be foretold; who is consistently wrong can, so F never adds to the trust.
 
 Where the odds are not better than one to two, learning stays as small as ``doubtful_shift``.
 """
@@ -115,4 +115,5 @@ def damage(before: np.ndarray, after: np.ndarray, is_event: np.ndarray) -> tuple
     """
     lost = (before >= 0) & (after < 0) & is_event
     new = (before < 0) & (after >= 0) & ~is_event
-    return (float(lost.sum() / max(is_event.sum(), 1)), float(new.sum() / max((~is_event).sum(), 1)))
+    return (float(lost.sum() / max(is_event.sum(), 1)),
+            float(new.sum() / max((~is_event).sum(), 1)))

@@ -81,8 +81,8 @@ def _sites(sites: list[dict]) -> Table:
 
 def notes(result: dict) -> list[str]:
     """Return what has to be said besides the tables, a line each."""
-    lines = [f'worst change on others {result["others_worst_change"]:.2f} points, by one site alone '
-             f'{result["others_worst_site"]:.2f}; worst by hostile feedback '
+    lines = [f'worst change on others {result["others_worst_change"]:.2f} points, by one site '
+             f'alone {result["others_worst_site"]:.2f}; worst by hostile feedback '
              f'{result["hostile_worst_change"]:.2f}']
     if result['constants_chosen_on_these']:
         lines.append("adaptation's constants were chosen on these subjects")
