@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from taolora_ros.evaluation.detection import Candidate
-from taolora_ros.evaluation.outcomes import total
+from taolora_ros.evaluation.outcomes import Count, total
 from taolora_ros.evaluation.report import percent
 
 GROUPS = (('', 'subjects that no constant was chosen on'),
@@ -77,6 +77,15 @@ def _sites(sites: list[dict]) -> Table:
                 str(before.false), str(after.false), str(before.events), str(before.found),
                 str(after.found), str(site['status']['rolled_back']))
     return table
+
+
+def plain(value):
+    """Return ``value`` with all counts in it as tables of names and numbers, for JSON."""
+    if isinstance(value, Count):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def notes(result: dict) -> list[str]:
