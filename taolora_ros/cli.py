@@ -217,7 +217,7 @@ def _evaluate_study(args: argparse.Namespace) -> int:
 
 def _evaluate_adaptation(args: argparse.Namespace) -> int:
     from taolora_ros.evaluation.adaptation import evaluate
-    from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables
+    from taolora_ros.evaluation.adaptation_report import find_candidates, notes, plain, tables
     from taolora_ros.progress import progress
     _check_writable(args.json)
     if args.signal is None:
@@ -229,7 +229,7 @@ def _evaluate_adaptation(args: argparse.Namespace) -> int:
     console.print(*tables(result))
     for line in notes(result):
         console.print(line, highlight=False, markup=False)
-    _write_json(args.json, result)
+    _write_json(args.json, plain(result))
     return 0
 
 

@@ -101,7 +101,7 @@ def test_trust_goes_to_who_rejects_what_is_doubtful():
     assert confirmed_by(0.5, 1.0, 0.0, 'ecg') > 0.9 and confirmed_by(0.5, -4.0, 0.0, 'ecg') < 0.1
     assert confirmed_by(0.5, 0.0, foretold(RNG.normal(0, 2, 40)), 'ecg') < 0.1
     assert foretold([1.0, 2.0]) == 0.0 > foretold([-1.0, 1.0])
-    assert allowed_shift(0.2, 0.1, 5.0) == 0.1 and allowed_shift(1.0, 0.1, 5.0) == 5.0
+    assert allowed_shift(0.6, 0.1, 5.0) == 0.1 and allowed_shift(1.0, 0.1, 5.0) == 5.0
 
 
 def test_a_change_is_made_smaller_until_it_is_within_its_bound():

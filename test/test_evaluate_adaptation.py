@@ -1,6 +1,7 @@
 """Kept tokens give the decisions of the detector; operators and figures of the evaluation."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from taolora_ros.decode import START
 from taolora_ros.detector import Detector
 from taolora_ros.engine import Scores
 from taolora_ros.evaluation.adaptation import _halves, _sites, _trials, count
-from taolora_ros.evaluation.adaptation_report import find_candidates, notes, tables
+from taolora_ros.evaluation.adaptation_report import find_candidates, notes, plain, tables
 from taolora_ros.evaluation.decided import decide
 from taolora_ros.evaluation.detection import recording_samples
 from taolora_ros.evaluation.operators import HOSTILE, Operator, truth
@@ -144,6 +145,7 @@ def test_figures_are_sums_over_subjects():
     assert low <= 0.5 <= high and (low, high) == pytest.approx((-1.0, 2.0))
     result = {**figures, 'feedbacks': 20, 'constants_chosen_on_these': False, 'chosen_on': None,
               'all': None, 'sites': sites}
+    assert json.loads(json.dumps(plain(result)))['sites'][0]['before'][0]['found'] == 80
     assert len(tables(result)) == 2 and 'worst change on others 0.00' in notes(result)[0]
     assert bootstrap([], lambda rows: 1.0) is None
 

@@ -71,7 +71,7 @@ def as_text(results: dict) -> str:
     def number(value):
         if isinstance(value, dict):
             for key, inner in value.items():
-                if key == 'recordings':
+                if key in ('recordings', 'sites') and isinstance(inner, list):
                     value[key] = [f'@{len(lines) + i}@' for i in range(len(inner))]
                     lines.extend(json.dumps(entry) for entry in inner)
                 else:

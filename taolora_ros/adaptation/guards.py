@@ -17,11 +17,11 @@ truth. With a the mean shift of the reference's events minus that of its other t
 
     odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
 
-F tells whether earlier feedback foretells later: with s the shift, in the direction of a feedback, of
-its own z by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot be
-foretold; who is consistently wrong can, so F never adds to the trust.
+F tells whether earlier feedback foretells later: with s the shift of a feedback's z, in the direction
+that it asks for, by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot
+be foretold; who is consistently wrong can, so F never adds to the trust.
 
-Where the odds are not better than one to two, learning stays as small as ``doubtful_shift``.
+Where the odds are not better than three to two, learning stays as small as ``doubtful_shift``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import numpy as np
 SATURATION = 2.0   # logits beyond which one event says no more
 FEW = 3            # events fewer than these are no crowd to compare with
 NEITHER = 1.0 / 3  # trust in somebody of whom nothing is known
+LIKELY = 0.6       # trust from which more than the least is learnt
 TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest, that is bounded
 EVIDENCE = 2.0     # per logit of agreement
 EXPECTED = {'ecg': 0.8, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
@@ -90,7 +91,7 @@ def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> fl
 
 def allowed_shift(trusted: float, doubtful: float, most: float) -> float:
     """Return how far (logits) a stream's events may fall, by the trust in who rejects them."""
-    known = np.clip((trusted - NEITHER) / (1.0 - NEITHER), 0.0, 1.0)
+    known = np.clip((trusted - LIKELY) / (1.0 - LIKELY), 0.0, 1.0)
     return float(doubtful + (most - doubtful) * known)
 
 
@@ -115,4 +116,5 @@ def damage(before: np.ndarray, after: np.ndarray, is_event: np.ndarray) -> tuple
     """
     lost = (before >= 0) & (after < 0) & is_event
     new = (before < 0) & (after >= 0) & ~is_event
-    return (float(lost.sum() / max(is_event.sum(), 1)), float(new.sum() / max((~is_event).sum(), 1)))
+    return (float(lost.sum() / max(is_event.sum(), 1)),
+            float(new.sum() / max((~is_event).sum(), 1)))

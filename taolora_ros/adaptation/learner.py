@@ -63,7 +63,7 @@ class Learner:
         return Solution(delta, alone, trusted)
 
     def foretells(self, alone: np.ndarray, example: Example) -> float:
-        """Return by how many logits earlier feedback, taken alone, had moved ``example`` rightly."""
+        """Return by how many logits earlier feedback alone had moved ``example`` rightly."""
         before, after = (self.objective.scores(example, change).mean()
                          for change in (None, alone))
         return example.sign * float(after - before)

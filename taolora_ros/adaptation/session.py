@@ -271,8 +271,8 @@ class Session:
             limits = self._settings
             if size > 1.001 * limits.max_norm or lost > limits.max_lost or new > limits.max_new:
                 self._layer.load(before)
-                raise ValueError(f'adaptation: what was saved changes logits by {size:.2f} (at most '
-                                 f'{limits.max_norm}), loses {lost:.1%} of the reference\'s events '
+                raise ValueError(f'adaptation: what was saved changes logits by {size:.2f} (at '
+                                 f'most {limits.max_norm}), loses {lost:.1%} of the reference\'s events '
                                  f'and invents {new:.1%}: it is not used')
             self._clear()
             self._put()

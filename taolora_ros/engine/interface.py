@@ -63,7 +63,7 @@ def adaptable(name: str) -> bool:
     """Tell whether a weight may be adapted: head and LoRA factors, named as in the network.
 
     ``head.weight`` (K + 1, D) and ``head.bias`` (K + 1,), of which the last row is the offset;
-    of the quantized layers ``lora_a`` (D or 2 D, r) and ``lora_b`` (r, N), the gated transient path.
+    of the quantized layers ``lora_a`` (D or 2 D, r) and ``lora_b`` (r, N), the transient path.
     """
     return name in ('head.weight', 'head.bias') or name.endswith(('.lora_a', '.lora_b'))
 

@@ -73,7 +73,7 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
         described = candidate.describe()
         if described['kind'] != kind:
             raise ValueError(f'{candidate.model}: for {described["kind"]}, not {kind}')
-        models.append(described['file'])
+        models.append(Path(described['file']).name)
 
         def report(text: str, done: int = done) -> None:
             progress(done, len(candidates), text)

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from taolora_ros.evaluation.detection import Candidate
-from taolora_ros.evaluation.outcomes import total
+from taolora_ros.evaluation.outcomes import Count, total
 from taolora_ros.evaluation.report import percent
 
 GROUPS = (('', 'subjects that no constant was chosen on'),
@@ -79,10 +79,19 @@ def _sites(sites: list[dict]) -> Table:
     return table
 
 
+def plain(value):
+    """Return ``value`` with all counts in it as tables of names and numbers, for JSON."""
+    if isinstance(value, Count):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def notes(result: dict) -> list[str]:
     """Return what has to be said besides the tables, a line each."""
-    lines = [f'worst change on others {result["others_worst_change"]:.2f} points, by one site alone '
-             f'{result["others_worst_site"]:.2f}; worst by hostile feedback '
+    lines = [f'worst change on others {result["others_worst_change"]:.2f} points, by one site '
+             f'alone {result["others_worst_site"]:.2f}; worst by hostile feedback '
              f'{result["hostile_worst_change"]:.2f}']
     if result['constants_chosen_on_these']:
         lines.append("adaptation's constants were chosen on these subjects")

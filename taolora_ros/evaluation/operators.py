@@ -1,11 +1,10 @@
 """Simulated operators: they watch a stream being decided, and tell the detector what they think.
 
 An operator answers ``REACTION`` seconds after an event, or after one that was missed. The one who
-knows rejects false alarms and reports misses, as they come, and confirms the first right alarm after
-each false one. The
-hostile ones hurt as best they can: *inverted* rejects what is right, confirms what is false and
-reports ordinary beats or moments as missed; *random* tosses a coin; *flooded* rejects everything
-and repeats himself.
+knows rejects false alarms and reports misses, as they come, and confirms the first right alarm
+after each false one. The hostile ones hurt as best they can: *inverted* rejects what is right,
+confirms what is false and reports ordinary beats or moments as missed; *random* tosses a coin;
+*flooded* rejects everything and repeats himself.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from taolora_ros.samples import NANOSECONDS
 
 REACTION = 3.0   # s
 REPEATS = 10     # of each feedback of the flooding one
-EVERY = 10       # of ordinary beats, or seconds of activities, is reported as missed by hostile ones
+EVERY = 10       # one of so many ordinary beats, or seconds, is reported as missed by hostile ones
 HOSTILE = ('inverted', 'random', 'flooded')
 STREAM = 'watched'
 TARGET = {'ecg': 'veb', 'imu': 'fall'}
