@@ -95,7 +95,8 @@ class Adapting:
                 self._invalid += 1
                 reason = str(error)
         self._say('warning' if reason else 'info', f'feedback on {event_id!r:.99}: '
-                  + (f'not used: {reason}' if reason else 'learnt'))
+                  + (f'not used: {reason}' if reason else 'learnt, which makes for a change by '
+                     f'{session.status()["norm"]:.3g} logits'))
         return reason
 
     def tick(self) -> None:
