@@ -20,6 +20,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize('page, tables', [('README.md', 'figures'), ('docs/models.md', 'details'),
+                                          ('docs/adaptation.md', 'adaptation'),
                                           ('docs/detection.md', 'detection')])
 def test_tables_of_results_are_those_kept(page, tables):
     text = (ROOT / page).read_text()

@@ -5,6 +5,7 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py keep RAW.json docs/results/NAME.json [KEY]   what was measured anew
     tools/results.py figures                                      the tables of README.md
     tools/results.py details                                      the tables of docs/models.md
+    tools/results.py adaptation                                   the table of docs/adaptation.md
     tools/results.py detection                                    the tables of docs/detection.md
 
 RAW.json is what `taolora train --folds` or `taolora evaluate comparators` (or peers, noise,
@@ -26,6 +27,10 @@ NOTABLE = 10   # wrong VEB decisions from which a record is listed
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (before)',
            'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
            'left_out': '... calibrated and tuned (200 steps) without these subjects'}
+TABLES = ('figures', 'details', 'detection', 'adaptation')
+ADAPTATION = (('adaptation_ecg', 'adaptation', 'VEB'),
+              ('adaptation_imu', 'trained_without_weda', 'falls, wrist never seen'),
+              ('adaptation_imu', 'cross_validation', 'falls, known places'))
 SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 
 
@@ -205,6 +210,29 @@ def _cell(row: dict, path: tuple[str, ...]) -> str:
     return str(row) if isinstance(row, int) else percent(row)
 
 
+def adaptation() -> str:
+    """Return the table of docs/adaptation.md."""
+    rows = [['20 feedbacks', 'subjects', 'false alarms', 'change', 'recall %', 'others: recall',
+             'specificity', 'inverted', 'random', 'flooded']]
+    for name, key, title in ADAPTATION:
+        result = load(name)[key]
+        for part, who in (('', ''), ('chosen_on', ', chosen on'), ('all', ', all')):
+            f = result[part] if part else result
+            if f is None:
+                continue
+            low, high = f['false_alarms_change_interval'] or (0.0, 0.0)
+            rows.append([
+                title + who, str(f['subjects']),
+                f'{f["false_alarms_before"]} → {f["false_alarms_after"]}',
+                f'{100 * (f["false_alarms_change"] or 0.0):+.0f} % ({100 * low:+.0f} .. '
+                f'{100 * high:+.0f})', f'{percent(f["recall_before"])} → '
+                f'{percent(f["recall_after"])}',
+                *(f'{f["others_change"][name]:+.2f}' for name in ('recall', 'specificity')),
+                *(f'{f["hostile_change"][who]:+.2f}' for who in ('inverted', 'random',
+                                                                 'flooded'))])
+    return table(*rows)
+
+
 def percent(share: float) -> str:
     """Return a fraction as per cent."""
     return f'{100 * share:.2f}'
@@ -220,9 +248,8 @@ def main(arguments: list[str]) -> int:
     """Do what the arguments say; return the exit status."""
     if len(arguments) in (3, 4) and arguments[0] == 'keep':
         keep(Path(arguments[1]), Path(arguments[2]), *arguments[3:])
-    elif len(arguments) == 1 and arguments[0] in ('figures', 'details', 'detection'):
-        print({'figures': figures, 'details': details, 'detection': detection}[arguments[0]](),
-              end='')
+    elif len(arguments) == 1 and arguments[0] in TABLES:
+        print(globals()[arguments[0]](), end='')
     else:
         print(__doc__, file=sys.stderr)
         return 2
