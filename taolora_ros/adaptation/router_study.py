@@ -1,7 +1,7 @@
 """Compare the trained router with the threshold router, on subjects that it was not trained on.
 
     python -m taolora_ros.adaptation.router_study imu|ecg --data DIR [--json FILE] [--save FILE]
-                                                          [--personal MINUTES]
+                                                          [--personal MINUTES] [--model MODEL]
 
 Both open patches, and the neighbours that the model's gate opens with them. At an equal share of
 open patches, which share of the event patches is open? The threshold router's share is varied by
@@ -24,8 +24,10 @@ import torch
 from taolora_ros.adaptation.router import RARE, Router, RouterGate, save_router
 from taolora_ros.adaptation.router_training import RouterOptions, Track, make_track, train_router
 from taolora_ros.gate import Gate, dilate
+from taolora_ros.model_file import load_model
 from taolora_ros.progress import progress
 from taolora_ros.recordings import Recording, load_recordings
+from taolora_ros.shipped import find_model
 from taolora_ros.spec import SPECS, ModelSpec
 from taolora_ros.training.corpus import IGNORE, parts_of
 from taolora_ros.training.folds import assign_folds
@@ -41,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('kind', choices=tuple(SPECS))
     parser.add_argument('--data', required=True, metavar='DIR')
+    parser.add_argument('--model', help='file or name of the model to make a router for, by default '
+                        'the shipped one')
     parser.add_argument('--folds', type=int, default=4)
     parser.add_argument('--steps', type=int, default=RouterOptions.steps)
     parser.add_argument('--json', metavar='FILE')
@@ -49,7 +53,7 @@ def main() -> None:
     parser.add_argument('--save', metavar='FILE', help='a router trained on all recordings')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    spec, options = SPECS[args.kind], RouterOptions(steps=args.steps)
+    spec, options = spec_of(args.model, args.kind), RouterOptions(steps=args.steps)
     study = Study(spec, load_recordings(args.data, args.kind), args.folds)
     result = study.compare(options)
     if args.personal:
@@ -63,6 +67,16 @@ def main() -> None:
         save_router(args.save, router, spec.name, {
             'options': dataclasses.asdict(options), 'torch': torch.__version__,
             'subjects': sorted({track.subject for track in study.tracks})})
+
+
+def spec_of(model: str | None, kind: str) -> ModelSpec:
+    """Return the specification of a model, the shipped one's by default; check its ``kind``."""
+    if model is None:
+        return SPECS[kind]
+    spec = load_model(find_model(model)).spec
+    if spec.kind != kind:
+        raise ValueError(f'--model: {model} is for {spec.kind}, not for {kind}')
+    return spec
 
 
 class Study:
