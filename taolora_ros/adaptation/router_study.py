@@ -6,7 +6,9 @@
 Both open patches, and the neighbours that the model's gate opens with them. At an equal share of
 open patches, which share of the event patches is open? The threshold router's share is varied by
 a factor on all three thresholds; the trained one's threshold is put where its share on the same
-recordings is the same, which looks at no annotation. ``chosen`` is what a robot could run: the
+recordings is the same, which looks at no annotation. The recordings of a subject follow each
+other in random order as one stream: a fall recording is short and holds one fall, and a router
+that could see a recording begin would learn when to expect it. ``chosen`` is what a robot could run: the
 threshold put where the share on the training recordings is that of the default thresholds.
 """
 
@@ -22,7 +24,8 @@ import numpy as np
 import torch
 
 from taolora_ros.adaptation.router import RARE, Router, RouterGate, save_router
-from taolora_ros.adaptation.router_training import RouterOptions, Track, make_track, train_router
+from taolora_ros.adaptation.router_training import (
+    RouterOptions, Track, joined, make_track, train_router)
 from taolora_ros.gate import Gate, dilate
 from taolora_ros.model_file import load_model
 from taolora_ros.progress import progress
@@ -86,14 +89,19 @@ class Study:
         self.spec = spec
         self.features: list[np.ndarray] = []
         self.tracks: list[Track] = []
-        described: list[Recording] = []
+        self.described: list[Recording] = []
+        parts: dict[str, list[dict]] = {}
         for recording in recordings:
             for part in parts_of(spec, recording):
                 if part['weight'] == 1.0:  # the lead that is evaluated, too
-                    self.features.append(part['features'])
-                    self.tracks.append(make_track(spec, part))
-                    described.append(dataclasses.replace(recording, values=np.zeros((0, 1))))
-        self.folds = assign_folds(described, folds)
+                    parts.setdefault(part['subject'], []).append(part)
+                    self.described.append(dataclasses.replace(recording, values=np.zeros((0, 1))))
+        random = np.random.default_rng(0)
+        for subject in parts.values():
+            random.shuffle(subject)
+            self.features.append(joined(spec, subject))
+            self.tracks.append(make_track(spec, *subject))
+        self.folds = assign_folds(self.described, folds)
         self.routers: list[Router] = []  # of the folds, once trained
         self.rare = [spec.classes.index(name) for name in RARE[spec.kind]]
 
@@ -123,7 +131,7 @@ class Study:
             level = self.matching(router, others, self.default_share(others))
             chosen += self._counts_at(scores, inside, level)
         return {'kind': self.spec.kind, 'subjects': len(set(subjects)), 'folds': len(self.folds),
-                'recordings': len(subjects), 'hours': round(sum(map(len, self.features))
+                'recordings': len(self.described), 'hours': round(sum(map(len, self.features))
                                                             / self.spec.rate / 3600, 2),
                 'rows': [figures(factor, *pair, subjects) for factor, pair in rows.items()],
                 'chosen': {'open': share(chosen), 'caught': caught(chosen)},
