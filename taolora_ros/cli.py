@@ -16,7 +16,7 @@ STUDIES = ('peers', 'noise', 'signals', 'delay')  # of evaluate: tables of sever
 SETTINGS = (       # detector settings that evaluate and replay can change
     ('--event-threshold', float, 'score from which an event is reported'),
     ('--anomaly-threshold', float, 'score from which a window is anomalous'),
-    ('--gate', str, 'auto, open (transient path always on) or closed (never)'),
+    ('--gate', str, 'auto, open (transient path always on), closed (never), learned (by a router)'),
     ('--hop', float, 'seconds between windows'),
     ('--delay', float, 'seconds the detector looks ahead before it decides'))
 

@@ -29,6 +29,7 @@ from taolora_ros.timeline import MAX_GAP
 from taolora_ros.window import Track, Window
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
+    from taolora_ros.adaptation.router import RouterGate
     from taolora_ros.engine import Engine, Scores
     from taolora_ros.recorder import Recorder
 
@@ -56,12 +57,13 @@ class Detector:
         self.recorder = recorder
         self.memory: Memory | None = None  # is told of all tokens and events, to learn from
         self._gate = Gate(spec)
-        self.settings = settings or Settings.default(spec)
+        self._router: RouterGate | None = None  # once it was asked for
         self._stream = Stream(spec)
         self._waiting: list[Samples] = []
         self._waiting_count = 0
         self._tracks: deque[Track] = deque()  # segments that are not decided to their end
         self._newest: Track | None = None     # the one that grows
+        self.settings = settings or Settings.default(spec)
         self._decoder = (BeatDecoder if spec.kind == 'ecg' else AlarmDecoder)(spec, name)
         self.anomalies = AnomalyMonitor(spec)
         self._segment_ns = None  # start of the segment whose tokens are being decided
@@ -79,6 +81,8 @@ class Detector:
     def settings(self, settings: Settings) -> None:
         """Take valid settings as a whole; raise ValueError and keep the old ones otherwise."""
         settings.validate(self.spec)
+        if settings.gate == 'learned' and self._router is None:
+            self._start_router()
         self._settings = settings
         self._gate.thresholds = settings.thresholds(self.spec)
 
@@ -240,18 +244,26 @@ class Detector:
             np.concatenate([s.values for s in waiting])))
         self._follow()
 
+    def _start_router(self) -> None:
+        """Let the router judge patches from now on, beginning with those still kept."""
+        from taolora_ros.adaptation.router import RouterGate, router_for
+        self._router = RouterGate(self.spec, router_for(self.spec))
+        for track in self._tracks:  # the one that grows comes last, the router goes on with it
+            track.start_router(self._router)
+
     def _follow(self) -> None:
         """Gate what the stream has grown by."""
         for segment in self._stream.segments:
             if self._newest is None or self._newest.segment is not segment:
                 self._gate.reset()
                 self._newest = Track(self.spec, segment)
+                if self._router:
+                    self._newest.start_router(self._router)
                 self._tracks.append(self._newest)
             track = self._newest
             if self.recorder:
                 self.recorder.grown(segment, track.gated)
-            track.flags.append(self._gate.push(segment.features.get(track.gated)))
-            track.gated = len(segment)
+            track.grow(self._gate, self._router)
         del self._stream.segments[:-1]  # tracks hold the others until they are decided
 
     def _decidable(self, window: Window, scores: Scores, i: int) -> Tokens:

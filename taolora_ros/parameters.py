@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from taolora_ros.adaptation.settings import RANGES, AdaptationSettings
-from taolora_ros.detector import Settings
+from taolora_ros.settings import GATES, Settings
 from taolora_ros.spec import SPECS, ModelSpec
 
 
@@ -113,8 +113,8 @@ STREAM = (
               'gate, likewise', low=1.0, high=1e6, dynamic=True),
     Parameter('hf_energy_threshold', float, None, 'energy above the model\'s corner frequency '
               'that opens the gate, likewise', low=1.0, high=1e6, dynamic=True),
-    Parameter('gate', str, None, 'auto: as the thresholds say; open, closed: always',
-              choices=('auto', 'open', 'closed'), dynamic=True),
+    Parameter('gate', str, None, 'auto: as the thresholds say; open, closed: always; learned: as '
+              'a trained router says', choices=GATES, dynamic=True),
     Parameter('hop', float, None, 'time from one decision to the next', unit='s', low=0.001,
               high=60.0, dynamic=True),
     Parameter('delay', float, None, 'how far behind the newest sample events are decided; more '

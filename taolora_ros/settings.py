@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from taolora_ros.spec import GateSpec, ModelSpec
 
-GATES = ('auto', 'open', 'closed')
+GATES = ('auto', 'open', 'closed', 'learned')
 _POSITIVE = ('variance_threshold', 'curvature_threshold', 'hf_energy_threshold')
 
 
@@ -17,7 +17,8 @@ class Settings:
     """Thresholds and timing of one stream; ``hop``, ``delay``, ``refractory`` in seconds.
 
     The event threshold is a score of 0 to 1; the anomaly threshold is in units of what is usual;
-    the gate's three are in multiples of steady. ``gate`` 'open' or 'closed' overrules them.
+    the gate's three are in multiples of steady. ``gate`` 'open' or 'closed' overrules them, with
+    'learned' a trained router takes their place.
     """
 
     event_threshold: float
@@ -52,6 +53,12 @@ class Settings:
                 raise ValueError(f'{field.name}: {value!r} is not a finite number')
         if self.gate not in GATES:
             raise ValueError(f'gate: {self.gate!r} is none of {", ".join(GATES)}')
+        if self.gate == 'learned':
+            from taolora_ros.adaptation.router import router_for  # reads a file, that few need
+            try:
+                router_for(spec)
+            except ValueError as error:
+                raise ValueError(f'gate: learned needs a router: {error}') from error
         if not 0 <= self.event_threshold <= 1:
             raise ValueError(f'event_threshold: {self.event_threshold} lies outside 0 to 1')
         for name in _POSITIVE + ('anomaly_threshold',):

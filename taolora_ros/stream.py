@@ -26,13 +26,16 @@ LIMIT = 1e6         # other units
 
 
 class Rows:
-    """A growing array that can forget its oldest rows; a row keeps its number for life."""
+    """A growing array that can forget its oldest rows; a row keeps its number for life.
 
-    def __init__(self, columns: tuple[int, ...], dtype):
+    The next row appended is number ``first``.
+    """
+
+    def __init__(self, columns: tuple[int, ...], dtype, first: int = 0):
         self._data = np.zeros((256, *columns), dtype)
-        self._used = 0   # rows of _data in use, forgotten ones in front included
-        self._shift = 0  # number of _data's first row
-        self.first = 0   # number of the oldest row that is kept
+        self._used = 0       # rows of _data in use, forgotten ones in front included
+        self._shift = first  # number of _data's first row
+        self.first = first   # number of the oldest row that is kept
 
     def __len__(self) -> int:
         """Return how many rows were ever appended: the number of the next row."""

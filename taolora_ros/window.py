@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taolora_ros.anomaly import measured, statistics
 from taolora_ros.features import history_length, normalise
-from taolora_ros.gate import dilate, token_flags
+from taolora_ros.gate import Gate, dilate, token_flags
 from taolora_ros.settings import Settings
 from taolora_ros.spec import ModelSpec
 from taolora_ros.stream import Rows, Segment
+
+if TYPE_CHECKING:  # most streams need none
+    from taolora_ros.adaptation.router import RouterGate
 
 GAP_MARGIN = 0.2  # s: a step that a bridged gap leaves behind rings that long in the filters
 IN_SIGHT = 0.75   # of a window: a skipping one leaves its oldest quarter as context
@@ -45,9 +49,26 @@ class Track:
         self.spec = spec
         self.segment = segment
         self.flags = Rows((), np.bool_)  # of the gate, one for each complete patch
-        self.gated = 0                   # samples the gate has seen
+        self.learned: Rows | None = None  # likewise of the router, once it was asked for
+        self.gated = 0                   # samples that both have seen
         self.last = 0                    # end of the last window, 0 before the first
         self.covered = 0.0               # position up to which windows decide tokens
+
+    def start_router(self, router: RouterGate) -> None:
+        """Let ``router`` begin with the oldest whole patch that is kept, and judge up to now."""
+        patch = self.spec.patch
+        first = -(-self.segment.features.first // patch)
+        router.reset()
+        self.learned = Rows((), np.bool_, first)
+        self.learned.append(router.push(self.segment.features.get(first * patch, self.gated)))
+
+    def grow(self, gate: Gate, router: RouterGate | None) -> None:
+        """Judge what the segment has grown by."""
+        features = self.segment.features.get(self.gated)
+        self.flags.append(gate.push(features))
+        if router:
+            self.learned.append(router.push(features))
+        self.gated = len(self.segment)
 
     def next_end(self, hop: int) -> int:
         """Return where the next window ends; the first one may be half empty."""
@@ -67,20 +88,26 @@ class Track:
         """Return the window that ends before sample ``end``; forget what no later one needs."""
         spec, segment = self.spec, self.segment
         history = segment.features.get(max(end - history_length(spec), 0), end)
-        if settings.gate == 'auto':
-            gate = token_flags(spec, self.flags.get(self.flags.first), self.flags.first, end)
-        else:
-            gate = np.full(spec.tokens, settings.gate == 'open')
         newest = max(end - spec.window // 4, 0)
         stats = statistics(measured(spec, segment.features.get(newest, end),
                                     segment.values.get(newest, end)))
-        window = Window(normalise(spec, history), gate, self._valid(end), stats, segment.start_ns,
-                        segment.time_ns(end), end, final, settings)
+        window = Window(normalise(spec, history), self._gate(end, settings.gate), self._valid(end),
+                        stats, segment.start_ns, segment.time_ns(end), end, final, settings)
         self.last = end
         self.covered = max(self.covered, end - settings.delay * spec.rate)
-        segment.release(end - history_length(spec))
+        # a patch more than windows read: a router that starts now begins at a patch they all hold
+        segment.release(end - history_length(spec) - spec.patch)
         self.flags.release((end - spec.window) // spec.patch)
+        if self.learned is not None:
+            self.learned.release((end - spec.window) // spec.patch)
         return window
+
+    def _gate(self, end: int, how: str) -> np.ndarray:
+        """Return the gate (T,) of the window that ends before ``end``; ``how`` as in Settings."""
+        if how in ('open', 'closed'):
+            return np.full(self.spec.tokens, how == 'open')
+        flags = self.learned if how == 'learned' else self.flags
+        return token_flags(self.spec, flags.get(flags.first), flags.first, end)
 
     def _valid(self, end: int) -> np.ndarray:
         """Return which tokens (T,) of a window are not near a bridged gap."""

@@ -114,6 +114,19 @@ def test_a_track_knows_where_events_are(tracks):
     assert len(fall.flags) == len(fall.inputs) == len(fall.classes)
 
 
+def test_recordings_of_a_subject_are_joined_to_one_stream():
+    parts = [parts_of(IMU_FALLS, imu_recording('fall', seed, rate=50.0))[0] for seed in range(3)]
+    alone, track = [make_track(IMU_FALLS, part) for part in parts], make_track(IMU_FALLS, *parts)
+    sizes = [len(one.classes) for one in alone]
+    assert len(track.inputs) == len(track.flags) == len(track.classes) == sum(sizes)
+    for i, (one, start) in enumerate(zip(alone, np.cumsum([0, *sizes]))):
+        here = track.classes[start:start + sizes[i]]
+        np.testing.assert_array_equal(here[12:], one.classes[12:])
+        assert i == 0 or (here[:12] == IGNORE).all()  # a second after the jump
+        # what is steady does not begin anew: a router cannot see where a recording begins
+        assert (i == 0) == np.allclose(track.inputs[start:start + 9], one.inputs[:9])
+
+
 def test_training_finds_events_of_a_record_never_seen_and_adapting_spares_the_rest(tracks):
     router = train_router(ECG_BEATS, tracks[:2], SHORT)
     scores, classes = router.rare_probabilities(tracks[2].inputs), tracks[2].classes

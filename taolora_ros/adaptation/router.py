@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from taolora_ros.features import feature_names
 from taolora_ros.gate import STEP, Gate
+from taolora_ros.shipped import shipped
 from taolora_ros.spec import ModelSpec
 
 RANKS = {'hidden': 8, 'update': 2, 'head': 4}
@@ -35,6 +36,7 @@ RARE = {'imu': ('fall',), 'ecg': ('V', 'F')}  # classes to open for
 OVER = (-4.0, 8.0)   # nats: how far below and above its steady scale a statistic counts
 OVER_UNIT = 2.0      # nats that become 1
 IMU_UNIT = 0.5       # g, or GYRO_SCALE: samples much smaller than that are left as they are
+ROUTERS = 'config/routers'
 FORMAT, FORMAT_VERSION = 'taolora_router', 1
 
 
@@ -165,6 +167,17 @@ def load_router(path: str | Path, spec: ModelSpec) -> RouterFile:
         raise ValueError(f'{path}: {error} is missing or wrong') from error
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+
+
+def router_for(spec: ModelSpec) -> Router:
+    """Return the installed router for ``spec``; raise ValueError saying how to get one."""
+    folder = shipped(ROUTERS)
+    path = folder / f'{spec.name}.safetensors'
+    if not path.is_file():
+        raise ValueError(
+            f'{path}: no such file; make one with: python -m taolora_ros.adaptation.router_study '
+            f'{spec.kind} --model FILE --data DIR --save {path}')
+    return load_router(path, spec).router
 
 
 class RouterInputs(Gate):

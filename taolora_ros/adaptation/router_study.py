@@ -1,12 +1,14 @@
 """Compare the trained router with the threshold router, on subjects that it was not trained on.
 
     python -m taolora_ros.adaptation.router_study imu|ecg --data DIR [--json FILE] [--save FILE]
-                                                          [--personal MINUTES]
+                                                          [--personal MINUTES] [--model MODEL]
 
 Both open patches, and the neighbours that the model's gate opens with them. At an equal share of
 open patches, which share of the event patches is open? The threshold router's share is varied by
 a factor on all three thresholds; the trained one's threshold is put where its share on the same
-recordings is the same, which looks at no annotation. ``chosen`` is what a robot could run: the
+recordings is the same, which looks at no annotation. The recordings of a subject follow each
+other in random order as one stream: a fall recording is short and holds one fall, and a router
+that could see a recording begin would learn when to expect it. ``chosen`` is what a robot could run: the
 threshold put where the share on the training recordings is that of the default thresholds.
 """
 
@@ -22,10 +24,13 @@ import numpy as np
 import torch
 
 from taolora_ros.adaptation.router import RARE, Router, RouterGate, save_router
-from taolora_ros.adaptation.router_training import RouterOptions, Track, make_track, train_router
+from taolora_ros.adaptation.router_training import (
+    RouterOptions, Track, joined, make_track, train_router)
 from taolora_ros.gate import Gate, dilate
+from taolora_ros.model_file import load_model
 from taolora_ros.progress import progress
 from taolora_ros.recordings import Recording, load_recordings
+from taolora_ros.shipped import find_model
 from taolora_ros.spec import SPECS, ModelSpec
 from taolora_ros.training.corpus import IGNORE, parts_of
 from taolora_ros.training.folds import assign_folds
@@ -41,6 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('kind', choices=tuple(SPECS))
     parser.add_argument('--data', required=True, metavar='DIR')
+    parser.add_argument('--model', help='file or name of the model to make a router for, by default '
+                        'the shipped one')
     parser.add_argument('--folds', type=int, default=4)
     parser.add_argument('--steps', type=int, default=RouterOptions.steps)
     parser.add_argument('--json', metavar='FILE')
@@ -49,7 +56,7 @@ def main() -> None:
     parser.add_argument('--save', metavar='FILE', help='a router trained on all recordings')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    spec, options = SPECS[args.kind], RouterOptions(steps=args.steps)
+    spec, options = spec_of(args.model, args.kind), RouterOptions(steps=args.steps)
     study = Study(spec, load_recordings(args.data, args.kind), args.folds)
     result = study.compare(options)
     if args.personal:
@@ -65,6 +72,16 @@ def main() -> None:
             'subjects': sorted({track.subject for track in study.tracks})})
 
 
+def spec_of(model: str | None, kind: str) -> ModelSpec:
+    """Return the specification of a model, the shipped one's by default; check its ``kind``."""
+    if model is None:
+        return SPECS[kind]
+    spec = load_model(find_model(model)).spec
+    if spec.kind != kind:
+        raise ValueError(f'--model: {model} is for {spec.kind}, not for {kind}')
+    return spec
+
+
 class Study:
     """Recordings, ready to train on and to judge."""
 
@@ -72,14 +89,19 @@ class Study:
         self.spec = spec
         self.features: list[np.ndarray] = []
         self.tracks: list[Track] = []
-        described: list[Recording] = []
+        self.described: list[Recording] = []
+        parts: dict[str, list[dict]] = {}
         for recording in recordings:
             for part in parts_of(spec, recording):
                 if part['weight'] == 1.0:  # the lead that is evaluated, too
-                    self.features.append(part['features'])
-                    self.tracks.append(make_track(spec, part))
-                    described.append(dataclasses.replace(recording, values=np.zeros((0, 1))))
-        self.folds = assign_folds(described, folds)
+                    parts.setdefault(part['subject'], []).append(part)
+                    self.described.append(dataclasses.replace(recording, values=np.zeros((0, 1))))
+        random = np.random.default_rng(0)
+        for subject in parts.values():
+            random.shuffle(subject)
+            self.features.append(joined(spec, subject))
+            self.tracks.append(make_track(spec, *subject))
+        self.folds = assign_folds(self.described, folds)
         self.routers: list[Router] = []  # of the folds, once trained
         self.rare = [spec.classes.index(name) for name in RARE[spec.kind]]
 
@@ -109,7 +131,7 @@ class Study:
             level = self.matching(router, others, self.default_share(others))
             chosen += self._counts_at(scores, inside, level)
         return {'kind': self.spec.kind, 'subjects': len(set(subjects)), 'folds': len(self.folds),
-                'recordings': len(subjects), 'hours': round(sum(map(len, self.features))
+                'recordings': len(self.described), 'hours': round(sum(map(len, self.features))
                                                             / self.spec.rate / 3600, 2),
                 'rows': [figures(factor, *pair, subjects) for factor, pair in rows.items()],
                 'chosen': {'open': share(chosen), 'caught': caught(chosen)},

@@ -8,7 +8,7 @@ cross-entropy of the patch's class, rare ones weighted up, and of the threshold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from taolora_ros.adaptation.router import RARE, Router, RouterInputs, input_size, router_shapes
+from taolora_ros.gate import gate_flags
 from taolora_ros.spec import ModelSpec
 from taolora_ros.training.corpus import IGNORE
 from taolora_ros.training.windows import FALL_IGNORED, FALL_POSITIVE
 
 LOW_RANK = ('hidden_a', 'hidden_b', 'update_a', 'update_b', 'class_a', 'class_b', 'gate_a',
             'gate_b')
+JUMP = 1.0  # s at the start of a recording that follows another
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RouterOptions:
 
 @dataclass(frozen=True)
 class Track:
-    """One recording, patch by patch: inputs (p, X), classes (p,) int64, flags (p,) bool."""
+    """One stream, patch by patch: inputs (p, X), classes (p,) int64, flags (p,) bool."""
 
     subject: str
     inputs: np.ndarray
@@ -51,14 +53,24 @@ class Track:
     flags: np.ndarray
 
 
-def make_track(spec: ModelSpec, part: dict) -> Track:
-    """Return what a router learns from one entry of ``corpus.parts_of``.
+def joined(spec: ModelSpec, parts: Sequence[dict]) -> np.ndarray:
+    """Return the features (n, F) of entries of ``corpus.parts_of`` as one stream."""
+    return np.concatenate([part['features'][:len(part['features']) // spec.patch * spec.patch]
+                           for part in parts])
 
-    The flags are those of the threshold router with its default thresholds.
+
+def make_track(spec: ModelSpec, *parts: dict) -> Track:
+    """Return what a router learns from entries of ``corpus.parts_of``, joined to one stream.
+
+    The flags are those of the threshold router with its default thresholds. Nothing is learnt
+    from the jump where one recording follows another.
     """
-    inputs = RouterInputs(spec).inputs(part['features'])
-    flags = part['gate'][:len(inputs) * spec.patch:spec.patch].copy()
-    return Track(part['subject'], inputs, patch_classes(spec, part, len(inputs)), flags)
+    features = joined(spec, parts)
+    classes = [patch_classes(spec, part, len(part['features']) // spec.patch) for part in parts]
+    for after in classes[1:]:
+        after[:round(JUMP * spec.rate / spec.patch)] = IGNORE
+    return Track(parts[0]['subject'], RouterInputs(spec).inputs(features),
+                 np.concatenate(classes), gate_flags(spec, features))
 
 
 def patch_classes(spec: ModelSpec, part: dict, patches: int) -> np.ndarray:
