@@ -13,6 +13,14 @@ ECG = {'streams': '[ecg]', 'max_lag': 60.0, 'adaptation__enabled': 'true'}
 RELIABLE = '-p', 'qos_overrides./ecg.subscription.reliability:=reliable'
 
 
+class Node(NodeProcess):
+    """A node that leaves in order, so that nobody takes the next one for it."""
+
+    def __exit__(self, *exception):
+        self.end()
+        super().__exit__(*exception)
+
+
 class Heart:
     """Plays an ECG to the node again and again, each time later."""
 
@@ -45,7 +53,7 @@ def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker
     options = {**ECG, 'adaptation__directory': str(tmp_path), 'adaptation__robot': 'r2',
                # true ventricular beats are called wrong here, which the limits would not let pass
                'adaptation__max_lost': 1.0, 'adaptation__doubtful_shift': 3.0}
-    with NodeProcess(*RELIABLE, **options) as node:
+    with Node(*RELIABLE, **options) as node:
         node.ready()
         heart, feedback = Heart(talker), talker.publisher(Feedback, '/taolora/feedback')
         before = heart.beats()
@@ -60,7 +68,7 @@ def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker
         assert float(values['adaptation_norm']) > 0
         told = call(talker, 'save')
         assert told.success and str(tmp_path) in told.message
-    with NodeProcess(*RELIABLE, **options) as node:
+    with Node(*RELIABLE, **options) as node:
         node.ready()
         heart = Heart(talker)
         assert scores(heart.beats()) == scores(learnt)
@@ -70,7 +78,7 @@ def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker
 
 
 def test_feedback_that_cannot_be_used_is_named_with_its_reason(talker):
-    with NodeProcess(*RELIABLE, **{**ECG, 'adaptation__enabled': 'false'}) as node:
+    with Node(*RELIABLE, **{**ECG, 'adaptation__enabled': 'false'}) as node:
         node.ready()
         feedback = talker.publisher(Feedback, '/taolora/feedback')
 
@@ -93,7 +101,7 @@ def test_feedback_that_cannot_be_used_is_named_with_its_reason(talker):
 def test_model_without_reference_cannot_learn_and_says_so(talker, tmp_path):
     model = tmp_path / 'mine.safetensors'
     model.write_bytes(find_model('ecg_beats').read_bytes())
-    with NodeProcess(**ECG, ecg__model=str(model)) as node:
+    with Node(**ECG, ecg__model=str(model)) as node:
         node.ready()
         assert 'mine.reference.safetensors: no such file' in node.output
         level, message, values = status(talker, 'ecg')
