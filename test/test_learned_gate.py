@@ -9,7 +9,8 @@ import pytest
 from rule_engine import RuleEngine
 
 from taolora_ros import parameters
-from taolora_ros.adaptation.router import RouterGate, router_for
+from taolora_ros.adaptation import router
+from taolora_ros.adaptation.router import Router, RouterGate, RouterInputs, router_for
 from taolora_ros.adaptation.router_study import spec_of
 from taolora_ros.adaptation.router_training import make_track
 from taolora_ros.detector import Detector, Settings
@@ -61,7 +62,7 @@ def windows_of(spec, samples, changes, sizes=None):
 def expected(spec, samples, first, ends):
     """Return the gates of windows that end at ``ends``, the router begun with patch ``first``."""
     features = segments(spec, samples)[0].features.get()
-    flags = RouterGate(spec, router_for(spec)).push(features[first * spec.patch:])
+    flags = RouterGate(spec, router.router_for(spec)).push(features[first * spec.patch:])
     return [token_flags(spec, flags, first, end) for end in ends]
 
 
@@ -98,8 +99,11 @@ def test_any_chunks_give_the_gates_of_the_router_on_the_whole(spec):
 
 
 @SPECS
-def test_asked_for_on_the_way_it_holds_from_the_next_window_on(spec):
-    samples = recorded(spec)
+def test_asked_for_on_the_way_it_holds_from_the_next_window_on(spec, monkeypatch):
+    samples, own = recorded(spec), router_for(spec)
+    seen = RouterInputs(spec).inputs(segments(spec, samples)[0].features.get())
+    half = float(np.median(own.rare_probabilities(seen)))  # open for every other patch
+    monkeypatch.setattr(router, 'router_for', lambda _: Router(own.arrays, tuple(own.rare), half))
     auto = windows_of(spec, samples, {0: 'auto'})
     on = len(auto) // 2 + int(np.random.default_rng().integers(9))
     off = on + len(auto) // 4
