@@ -197,7 +197,7 @@ class Adapting:
     def _saved_now(self, learner: Learner) -> str:
         """Save and wait; return in words where, or raise ValueError."""
         if learner.session is None:
-            return 'nothing was learnt'
+            raise ValueError(learner.problem or 'nothing was learnt, adaptation is not enabled')
         self._save(learner)
         if not learner.saver.flush(PATIENCE):
             raise ValueError(f'{learner.saver.folder}: not saved within {PATIENCE:g} s')

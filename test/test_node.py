@@ -214,7 +214,7 @@ def test_adaptation_that_is_not_enabled_is_refused(node, talker, service):
 
 def test_feedback_is_heard_and_said_to_be_unused(node, talker):
     talker.publisher(Feedback, '/taolora/feedback').publish(Feedback(event_id='imu-17'))
-    wait_for(lambda: "feedback on 'imu-17' is not used" in node.output, 10)
+    wait_for(lambda: "feedback on 'imu-17': not used: adaptation.enabled is false" in node.output, 10)
 
 
 # other inputs, other ROS versions
