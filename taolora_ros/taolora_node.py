@@ -165,7 +165,6 @@ class TaoloraNode(LifecycleNode):
             depth=len(self._given), durability=DurabilityPolicy.TRANSIENT_LOCAL))
         for stream, given in self._given.items():
             model, engine = models.load(f'{stream}.model', given['model'])
-            self.get_logger().info(f'{stream}: {engine.name} on {engine.device}: {engine.why}')
             settings = self._parameters_live.declare_settings(stream, model.spec)
             with said_of(f'{stream}.'):
                 converter = make_converter(given['type'], model.spec, given['field'],
@@ -195,6 +194,8 @@ class TaoloraNode(LifecycleNode):
                               self._report, 1.0 / self._values['poll_rate'],
                               self._values['max_lag'], self._time)
         self._worker.start()
+        for engine in {id(r.feed.engine): r.feed.engine for r in self._streams.values()}.values():
+            self.get_logger().info(f'{engine.name} on {engine.device}: {engine.why}')
         self.get_logger().info('ready: ' + ', '.join(
             f'{stream} ({running.intake.topic}, {running.feed.detector.spec.name} on '
             f'{running.engine})' for stream, running in self._streams.items()))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """
-Print the tables of docs/performance.md: what kernels take, as kept in docs/results/, and the
-projection on Jetson Orins with its default assumptions.
+Print the tables of docs/performance.md: one window on a core and what kernels take, as kept in
+docs/results/, and the projection on Jetson Orins with its default assumptions.
 
     tools/performance.py
 """
@@ -14,9 +14,20 @@ from pathlib import Path
 
 from taolora_ros.bench import compile as compiling
 from taolora_ros.bench import orin
+from taolora_ros.bench.cpu import OURS
 from taolora_ros.bench.boards import BOARDS, Assumptions
 
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
+
+
+def one_core() -> str:
+    """Return what `taolora bench cpu` measured."""
+    told = json.loads((RESULTS / 'bench_cpu.json').read_text())
+    ours = next(way['us'] for way in told['ways'] if way['name'] == OURS)
+    rows = [['one window', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'start, s']]
+    rows += [[way['name'], f'{way["us"]:.0f}', f'{way["p99_us"]:.0f}', f'{way["us"] / ours:.2f}',
+              f'{way["weight_bytes"] / 1e3:.0f}', f'{way["start_s"]:.2f}'] for way in told['ways']]
+    return as_markdown(rows)
 
 
 def compiled(target: str) -> str:
@@ -57,7 +68,8 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([compiled('sm_87'), compiled('sm_90'), counted(), projected()]), end='')
+    print('\n'.join([one_core(), compiled('sm_87'), compiled('sm_90'), counted(), projected()]),
+          end='')
     return 0
 
 
