@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taolora_ros.adaptation.checkpoint import checkpoint_folder, load_checkpoint
+from taolora_ros.adaptation.guards import RateLimit
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.saver import Saver
 from taolora_ros.adaptation.session import Session
@@ -22,6 +25,8 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.feed import Feed
 
 PATIENCE = 5.0  # s that somebody who asks for a save waits for the disk
+SETTLE = 5.0    # s from the first feedback that is not saved yet to its save
+LINES = 120     # of the log, a minute: what is said of feedback beyond that is only counted
 
 
 @dataclass
@@ -35,25 +40,28 @@ class Learner:
     session: Session | None = None
     saver: Saver | None = None
     problem: str = ''  # in words: why it cannot learn, or not be kept
+    failed: str = ''   # why the last save failed
     saved: int = 0     # updates that are in the checkpoint
+    since: float | None = None  # monotonic time of the first update that is not
 
-    @property
-    def key(self) -> str:
-        """Return what a checkpoint was learnt for."""
+    def __post_init__(self):
         weight = self.engine.read_weights('head.weight')['head.weight']
-        return f'{self.spec.name}-{self.spec.version}-{head_digest(weight)}'
+        # what a checkpoint was learnt for
+        self.key = f'{self.spec.name}-{self.spec.version}-{head_digest(weight)}'
 
 
 class Adapting:
     """The learners of a node, by stream; ``log`` has ``info``, ``warning`` and ``error``.
 
     Checkpoints lie below ``directory``, where ``checkpoint_folder`` says when it is empty, in a
-    folder of ``robot``, by default the host's name.
+    folder of ``robot``, by default the host's name, and there of ``node``: two nodes do not share
+    what they learn.
     """
 
-    def __init__(self, settings: AdaptationSettings, directory: str, robot: str, log):
+    def __init__(self, settings: AdaptationSettings, directory: str, robot: str, node: str, log):
         self.settings = settings
-        self._directory, self._robot, self._log = directory or None, robot, log
+        self._directory, self._robot, self._node = directory or None, robot, node
+        self._log, self._lines = log, RateLimit(LINES, time.monotonic())
         self._learners: dict[str, Learner] = {}
         self._invalid = 0
 
@@ -80,6 +88,7 @@ class Adapting:
         """
         stream = self._stream_of(event_id)
         session = self._learners[stream].session if stream else None
+        before = session.status()['norm'] if session else 0.0
         if stream is None:
             self._invalid += 1
             reason = f'no stream that {event_id!r:.99} could be of'
@@ -94,20 +103,28 @@ class Adapting:
             except ValueError as error:
                 self._invalid += 1
                 reason = str(error)
-        self._say('warning' if reason else 'info', f'feedback on {event_id!r:.99}: '
-                  + (f'not used: {reason}' if reason else 'learnt, which makes for a change by '
-                     f'{session.status()["norm"]:.3g} logits'))
+        if self._lines.take(time.monotonic()):
+            self._say('warning' if reason else 'info', f'feedback on {event_id!r:.99}: '
+                      + (f'not used: {reason}' if reason else came_to(session, before)))
         return reason
 
     def tick(self) -> None:
         """Consolidate and save what is due; call it about once a second."""
+        now = time.monotonic()
         for learner in self._each():
-            if learner.session and learner.session.tick():
+            if learner.session is None:
+                continue
+            consolidated = learner.session.tick()
+            if learner.session.status()['updates'] == learner.saved:
+                learner.since = None
+            elif learner.since is None:
+                learner.since = now
+            if consolidated or learner.since is not None and now - learner.since >= SETTLE:
                 self._save(learner)
-            error = learner.saver.error if learner.saver else None
-            if error and learner.problem != error:
-                learner.problem = error
+            error = learner.saver.error or ''
+            if error and learner.failed != error:
                 self._say('error', error)
+            learner.failed = error
 
     def save(self) -> tuple[bool, str]:
         """Write what was learnt to the disk; return whether all of it is there, and in words."""
@@ -115,25 +132,23 @@ class Adapting:
 
     def reset(self) -> tuple[bool, str]:
         """Take back all that was learnt, on the disk too; return as ``save`` does."""
-        for learner in self._each():
-            if learner.session:
-                learner.session.reset()
-        good, told = self._tell(self._saved_now)
-        return good, f'taken back; {told}' if good else told
+        return self._tell(self._forgotten)
 
     def status(self, stream: str) -> dict[str, str]:
         """Return for diagnostics how a stream's model adapts, '' for what is not known."""
         learner = self._learners[stream]
         if learner.session is None:
             return {'adaptation': learner.problem if self.settings.enabled else 'off'}
-        found = {f'adaptation_{name}': f'{value:.4g}'
+        found = {f'adaptation_{name}': str(value) if isinstance(value, int) else f'{value:.4g}'
                  for name, value in learner.session.status().items()}
-        return {'adaptation': learner.problem or ('on' if self.settings.enabled else 'off'),
+        problem = self.problem(stream)
+        return {'adaptation': problem or ('on' if self.settings.enabled else 'off'),
                 **found, 'adaptation_invalid': str(self._invalid)}
 
     def problem(self, stream: str) -> str:
         """Return in words why a stream's model cannot learn or be kept, '' when it can."""
-        return self._learners[stream].problem if self.settings.enabled else ''
+        learner = self._learners[stream]
+        return (learner.problem or learner.failed) if self.settings.enabled else ''
 
     def close(self) -> None:
         """Save what is not saved yet, and end all threads."""
@@ -177,7 +192,7 @@ class Adapting:
             learner.problem = str(error)
             self._say('error', f'{learner.spec.name} cannot learn: {error}')
             return
-        folder = checkpoint_folder(key, self._robot, self._directory)
+        folder = self._folder(learner)
         try:
             loaded = load_checkpoint(folder, key)
             if loaded:
@@ -185,14 +200,38 @@ class Adapting:
                 self._say('info', f'{learner.spec.name}: what was learnt until '
                                   f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({folder})')
         except (ValueError, OSError) as error:
-            learner.problem = str(error)
-            self._say('error', f'{learner.spec.name} begins anew: {error}')
+            aside = folder.with_name(f'{folder.name}.refused-{time.time_ns()}')
+            try:
+                folder.rename(aside)
+                where = f'what there was is now in {aside}'
+            except OSError as problem:
+                where = learner.problem = f'{folder} stays as it is: {problem}'
+            self._say('error', f'{learner.spec.name} begins anew: {error}; {where}')
         learner.saver = Saver(folder, key)
+
+    def _folder(self, learner: Learner) -> Path:
+        return checkpoint_folder(
+            f'{self._node.strip("/").replace("/", "_")}-{learner.path.stem}-{learner.key}',
+            self._robot, self._directory)
 
     def _save(self, learner: Learner) -> None:
         status = learner.session.status()
-        learner.saved = status['updates']
+        learner.saved, learner.since = status['updates'], None
         learner.saver.save(learner.session.state(), status)
+
+    def _forgotten(self, learner: Learner) -> str:
+        """Take back what was learnt, on the disk too; return in words, or raise ValueError."""
+        if learner.session is None:
+            folder = self._folder(learner)
+            if not folder.exists():
+                raise ValueError(learner.problem or 'nothing was learnt, adaptation is not enabled')
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise ValueError(f'{folder}: {error}') from error
+            return f'taken back; {folder} is removed'
+        learner.session.reset()
+        return f'taken back; {self._saved_now(learner)}'
 
     def _saved_now(self, learner: Learner) -> str:
         """Save and wait; return in words where, or raise ValueError."""
@@ -223,3 +262,12 @@ class Adapting:
             self._log.warning(text)
         else:
             self._log.info(text)
+
+
+def came_to(session: Session, before: float) -> str:
+    """Return in words what a feedback that is kept has changed; ``before`` is the norm then."""
+    norm = session.status()['norm']
+    if norm == before == 0.0:
+        return ('learnt, but nothing changes yet: an event of its label has to be confirmed or '
+                f'reported first, or the limits hold it back (trust {session.trusted:.2f})')
+    return f'learnt: the change is by {norm:.3g} logits now (trust {session.trusted:.2f})'

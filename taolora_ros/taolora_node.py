@@ -87,9 +87,11 @@ class TaoloraNode(LifecycleNode):
             self._quietly = False
 
     def stop(self) -> None:
-        """End the worker's threads at once."""
+        """End all threads at once; what was learnt is saved."""
         if self._worker:
             self._worker.stop()
+        if self._adapting:
+            self._adapting.close()
 
     def _offer(self) -> None:
         """Open what there is in every state: publishers, services and diagnostics."""
@@ -273,7 +275,8 @@ class TaoloraNode(LifecycleNode):
     def _nothing_learns(self) -> Adapting:
         """Return what holds no learner yet."""
         return Adapting(self._parameters_live.adaptation(), self._values['directory'],
-                        self._values['robot'], self.get_logger())
+                        self._values['robot'], self.get_fully_qualified_name(),
+                        self.get_logger())
 
     def _take_feedback(self, feedback: msg.Feedback) -> None:
         self._adapting.take(feedback.event_id, feedback.correct, feedback.label,

@@ -1,6 +1,7 @@
 """What a node's models learn: one session for each model, kept on disk, whatever happens to it."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,7 @@ def make(model, folder, *streams, settings=ON):
     """Return what adapts, its feeds with an engine of their own, and its log."""
     path, loaded = model
     engine, log = make_engine(loaded, device='cpu'), Log()
-    adapting = Adapting(settings, str(folder), 'r2', log)
+    adapting = Adapting(settings, str(folder), 'r2', '/taolora', log)
     feeds = [SimpleNamespace(name=name, detector=Detector(loaded.spec, engine, name=name),
                              lock=threading.Lock()) for name in streams]
     for feed in feeds:
@@ -87,7 +88,7 @@ def test_what_was_not_saved_is_saved_in_the_end_and_used_again(model, tmp_path):
     assert [e.score for e in beats(make(model, tmp_path, 'chest')[1][0])] == before
 
 
-def test_damaged_checkpoint_is_told_left_alone_and_does_not_stop_learning(model, tmp_path):
+def test_damaged_checkpoint_is_told_kept_aside_and_does_not_stop_learning(model, tmp_path):
     adapting, feeds, _ = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]))
     assert adapting.save()[0]
@@ -96,10 +97,51 @@ def test_damaged_checkpoint_is_told_left_alone_and_does_not_stop_learning(model,
     manifest.write_text('{broken')
     adapting, feeds, log = make(model, tmp_path, 'chest')
     assert any('begins anew' in text and 'checkpoint.json' in text for text in log)
-    assert 'checkpoint.json' in adapting.problem('chest')
+    aside = [path for path in tmp_path.rglob('checkpoint.json') if '.refused-' in str(path)]
+    assert len(aside) == 1 and aside[0].read_text() == '{broken'
     assert reject(adapting, beats(feeds[0]), 1) == ['', '']
-    good, told = adapting.save()
-    assert not good and 'checkpoint.json' in told and manifest.read_text() == '{broken'
+    assert adapting.save()[0] and adapting.problem('chest') == ''
+    adapting.close()
+
+
+def test_what_limits_refuse_is_kept_aside(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    adapting.close()
+    adapting, feeds, log = make(model, tmp_path, 'chest', settings=ON.changed(max_norm=1e-3))
+    assert any('begins anew' in text and '.refused-' in text for text in log)
+    adapting.close()
+
+
+def test_nodes_of_one_robot_do_not_share_what_they_learn(model, tmp_path):
+    first, feeds, _ = make(model, tmp_path, 'chest')
+    reject(first, beats(feeds[0]))
+    learnt = [e.score for e in beats(feeds[0])]
+    first.close()
+    other = Adapting(ON, str(tmp_path), 'r2', '/ward/taolora', Log())
+    path, loaded = model
+    engine = make_engine(loaded, device='cpu')
+    feed = SimpleNamespace(name='chest', detector=Detector(loaded.spec, engine, name='chest'),
+                           lock=threading.Lock())
+    other.attach(path, engine, feed)
+    assert [e.score for e in beats(feed)] != pytest.approx(learnt, abs=2e-3)
+    assert other.save()[0]
+    other.close()
+    again, feeds, _ = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    again.close()
+
+
+def test_feedback_is_saved_soon_after_without_being_asked(model, tmp_path, monkeypatch):
+    monkeypatch.setattr('taolora_ros.adapting.SETTLE', 0.0)
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    adapting.tick()
+    adapting.tick()
+    end = time.monotonic() + 10
+    while not list(tmp_path.rglob('checkpoint.json')) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert list(tmp_path.rglob('checkpoint.json'))
     adapting.close()
 
 
@@ -111,6 +153,12 @@ def test_disabled_it_keeps_nothing_and_enabling_later_is_enough(model, tmp_path)
     adapting.apply(ON)
     assert reject(adapting, beats(feeds[0]), 1) == ['', '']
     assert adapting.save()[0] and list(tmp_path.rglob('checkpoint.json'))
+    learnt = [e.score for e in beats(feeds[0])]
     adapting.apply(AdaptationSettings())
     assert feeds[0].detector.memory is None
+    assert [e.score for e in beats(feeds[0])] == [e.score for e in events] != learnt
+    adapting.apply(ON)
+    assert [e.score for e in beats(feeds[0])] == learnt
     adapting.close()
+    adapting, feeds, _ = make(model, tmp_path, 'chest', settings=AdaptationSettings())
+    assert adapting.reset()[0] and not list(tmp_path.rglob('checkpoint.json'))

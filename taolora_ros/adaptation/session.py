@@ -51,8 +51,8 @@ class Session:
     """One model's adaptation, for all streams that its engine runs; safe to call from any thread.
 
     ``clock()`` (s) is what rate and interval are measured by. Attach ``memory(stream)`` to the
-    detector of every stream. While settings are not enabled nothing is kept or learnt, what was
-    learnt stays in force; ``reset`` takes it back.
+    detector of every stream. While settings are not enabled nothing is kept or learnt, and the
+    engine decides as it was shipped; what was learnt comes back with them, ``reset`` forgets it.
     """
 
     def __init__(self, spec: ModelSpec, engine: Engine, reference: Reference,
@@ -65,15 +65,15 @@ class Session:
         self._layer = AdaptedLayer(*self._objective.shape, *RANKS, alpha=RANKS[0])
         self._lock = threading.Lock()
         self._memories: dict[str, StreamMemory] = {}
-        self.settings = settings or AdaptationSettings()
+        self._settings = settings or AdaptationSettings()
         self._clear()
+        self.settings = self._settings
 
     def _clear(self) -> None:
         self._examples: OrderedDict[str, Example] = OrderedDict()
         self._delta = np.zeros(self._objective.shape, np.float32)   # in the engine
         self._centre = self._delta                                  # what examples are gone from
         self._consolidated = self._delta
-        self._overflowed = False
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                # by the clock
         self._alone = self._delta                    # what feedback asks for without the guards
@@ -92,6 +92,8 @@ class Session:
             self._settings = settings
             self._rate = RateLimit(settings.per_minute, self.clock())
             self.engine.keeps_embedding = settings.enabled
+            self.engine.write_weights(adapted(self._frozen, self._delta) if settings.enabled
+                                      else self._frozen)
             for memory in self._memories.values():
                 memory.resize(settings.events, settings.seconds)
 
@@ -179,13 +181,23 @@ class Session:
                 lost, new = self._learner.damage(delta)
                 return self._refuse('rolled_back', f'it would lose {lost:.1%} of the reference\'s '
                                                    f'events and invent {new:.1%}')
-            while len(self._examples) > self._settings.replay:
-                self._examples.popitem(last=False)
-                self._overflowed = True
+            self._forget(delta)
             self._to_micro(delta)
             self._put()
             self.counts[kind] += 1
             return Outcome(True)
+
+    def _forget(self, delta: np.ndarray) -> None:
+        """Let go of feedback that is too much to keep; what it changed, ``delta``, stays.
+
+        The last event of a label that was confirmed or missed is kept: nothing is learnt without.
+        """
+        while len(self._examples) > self._settings.replay:
+            true = Counter(e.label for e in self._examples.values() if e.sign > 0)
+            oldest = next((key for key, e in self._examples.items()
+                           if e.sign < 0 or true[e.label] > 1), next(iter(self._examples)))
+            del self._examples[oldest]
+            self._centre = delta
 
     def _solve(self, stream: str) -> np.ndarray:
         """Return the change that the kept feedback asks for, as far as the guards allow."""
@@ -216,7 +228,8 @@ class Session:
     def _put(self) -> None:
         """Let the engine decide with what the layer holds."""
         self._delta = self._layer.delta()
-        self.engine.write_weights(adapted(self._frozen, self._delta))
+        if self._settings.enabled:
+            self.engine.write_weights(adapted(self._frozen, self._delta))
 
     def tick(self) -> bool:
         """Consolidate when it is time; return whether that was so. Call it now and then."""
@@ -240,8 +253,6 @@ class Session:
         else:
             self.counts['rolled_back'] += 1
         self._put()
-        if self._overflowed:
-            self._centre, self._overflowed = self._delta, False
         self._consolidated = self._delta
 
     def reset(self) -> None:
@@ -285,6 +296,7 @@ class Session:
                 self.clock() - self.last_consolidation)
             learnt = sum(self.counts[kind] for kind in ('rejected', 'confirmed', 'missed'))
             return {'norm': self._objective.size(self._delta), 'updates': learnt,
+                    'trust': self.trusted,
                     'drift': self._objective.size(self._delta - self._consolidated),
                     'replay': len(self._examples), 'seconds_since_consolidation': age,
                     **{name: self.counts[name] for name in (
