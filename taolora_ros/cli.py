@@ -224,7 +224,8 @@ def _evaluate_adaptation(args: argparse.Namespace) -> int:
         raise ValueError('adaptation: say which, adaptation imu or adaptation ecg')
     candidates = find_candidates(args.models, _candidate(args, args.signal))
     with progress('adapting', 'models') as report:
-        result = evaluate(args.signal, args.data, candidates, progress=report)
+        result = evaluate(args.signal, args.data, candidates, progress=report,
+                          only=frozenset(args.only.split(',')) if args.only else None)
     console = _console()
     console.print(*tables(result))
     for line in notes(result):

@@ -175,3 +175,22 @@ def test_feedback_may_come_from_another_thread_while_the_stream_runs():
 def test_settings_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match='adaptation'):
         AdaptationSettings(**change)
+
+
+def test_what_was_learnt_stays_when_its_feedback_is_let_go_of():
+    world = World(SEEDS[0], replay=7)
+    world.session.feedback(world.beat(V)[0], True)
+    rejected = 0
+    while rejected < 25:  # far more than are kept, and the one confirmed is the oldest
+        name, called = world.beat('odd')
+        if called == 'veb':
+            world.session.feedback(name, False)
+            rejected += 1
+        elif rejected > 10:
+            break
+    for _ in range(12):
+        name, called = world.beat(V)
+        if called == 'veb':
+            break
+    assert world.session.status()['replay'] <= 7
+    assert world.session.status()['norm'] > 0 and world.share_called('odd') < 0.5

@@ -143,10 +143,10 @@ def test_figures_are_sums_over_subjects():
     assert figures['others_worst_change'] == 0.0 and figures['hours'] == 1.0
     low, high = figures['recall_change_interval']
     assert low <= 0.5 <= high and (low, high) == pytest.approx((-1.0, 2.0))
-    result = {**figures, 'feedbacks': 20, 'constants_chosen_on_these': False, 'chosen_on': None,
-              'all': None, 'sites': sites}
+    result = {**figures, 'feedbacks': 20, 'constants_chosen_on_these': False,
+              'trained_on_these': False, 'chosen_on': None, 'all': None, 'sites': sites}
     assert json.loads(json.dumps(plain(result)))['sites'][0]['before'][0]['found'] == 80
-    assert len(tables(result)) == 2 and 'worst change on others 0.00' in notes(result)[0]
+    assert len(tables(result)) == 2 and 'worst change on others +0.00' in notes(result)[0]
     assert bootstrap([], lambda rows: 1.0) is None
 
 

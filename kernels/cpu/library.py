@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -36,7 +37,7 @@ def load(flags: tuple[str, ...] = (), folder: Path | None = None) -> ctypes.CDLL
     given = (*FLAGS, *filter(None, [NATIVE.get(platform.machine())]), *flags)
     name = f'network-{_key(program, given)}.so'
     folders = [folder] if folder else _folders()
-    path = next((place / name for place in folders if _ours(place / name)), None)
+    path = next((place / name for place in folders if _whole(place / name)), None)
     if path is None:
         path = _compile(program, given, folders, name)
     try:
@@ -55,23 +56,24 @@ def load(flags: tuple[str, ...] = (), folder: Path | None = None) -> ctypes.CDLL
     return library
 
 
-def compiler() -> str:
-    """Return the path of the C compiler; raise RuntimeError naming those looked for."""
-    wanted = [os.environ['CC']] if os.environ.get('CC') else ['cc', 'gcc', 'clang']
+def compiler() -> list[str]:
+    """Return the C compiler and its arguments; raise RuntimeError naming those looked for."""
+    given = shlex.split(os.environ.get('CC', ''))
+    wanted = given[:1] or ['cc', 'gcc', 'clang']
     for name in wanted:
         if shutil.which(name):
-            return shutil.which(name)
+            return [shutil.which(name), *given[1:]]
     raise RuntimeError(f'no C compiler: {", ".join(wanted)} not found (Debian, Ubuntu: apt install '
                        'gcc)')
 
 
-def _key(compiler: str, flags: tuple[str, ...]) -> str:
+def _key(program: list[str], flags: tuple[str, ...]) -> str:
     """Return a digest of all that the compiled library depends on."""
     digest = hashlib.sha256()
     for source in SOURCES:
         digest.update((Path(__file__).parent / source).read_bytes())
-    status = os.stat(compiler)
-    digest.update(f'{flags} {os.path.realpath(compiler)} {status.st_size} {status.st_mtime_ns} '
+    status = os.stat(program[0])
+    digest.update(f'{flags} {program} {os.path.realpath(program[0])} {status.st_size} {status.st_mtime_ns} '
                   f'{platform.machine()} {_processor()}'.encode())
     return digest.hexdigest()[:20]
 
@@ -93,6 +95,19 @@ def _folders() -> list[Path]:
             Path(tempfile.gettempdir()) / f'taolora_ros-{os.getuid()}']
 
 
+def _whole(path: Path) -> bool:
+    """Tell whether a library is there, ours, and as it was written: loading half of one kills."""
+    digest = path.with_suffix('.sha256')
+    try:
+        return _ours(path) and _ours(digest) and digest.read_text() == _sum(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _ours(path: Path) -> bool:
     """Tell whether a file is there that nobody but this user could have written."""
     try:
@@ -102,7 +117,7 @@ def _ours(path: Path) -> bool:
         return False
 
 
-def _compile(compiler: str, flags: tuple[str, ...], folders: list[Path], name: str) -> Path:
+def _compile(program: list[str], flags: tuple[str, ...], folders: list[Path], name: str) -> Path:
     problem = ''
     for folder in folders:
         try:
@@ -113,12 +128,17 @@ def _compile(compiler: str, flags: tuple[str, ...], folders: list[Path], name: s
             problem = f'{folder}: {error.strerror}'
             continue
         try:
-            run([compiler, *flags, '-o', partial, str(Path(__file__).parent / SOURCES[0]), '-lm'])
+            run([*program, *flags, '-o', partial, str(Path(__file__).parent / SOURCES[0]), '-lm'])
             os.chmod(partial, 0o700)
+            note = Path(partial).with_suffix('.sha256')
+            note.write_text(_sum(Path(partial)))
+            note.chmod(0o600)
             os.replace(partial, folder / name)  # at once: others may be compiling, too
+            os.replace(note, (folder / name).with_suffix('.sha256'))
         finally:
             Path(partial).unlink(missing_ok=True)
-        if _ours(folder / name):
+            Path(partial).with_suffix('.sha256').unlink(missing_ok=True)
+        if _whole(folder / name):
             return folder / name
         problem = f'{folder}: others may write there'
     raise RuntimeError(f'no place for the compiled network: {problem}')

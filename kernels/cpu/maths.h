@@ -10,7 +10,8 @@
  * p is the Taylor polynomial of degree 7, whose remainder is below 1e-8 there. */
 static inline float exponential(float x)
 {
-    x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+    x = x > -87.0f ? x : -87.0f;  /* of what is no number, too */
+    x = x < 87.0f ? x : 87.0f;
     float n = rintf(x * 1.44269504f);
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;  /* ln 2 in two parts */
     float p = 1.98412698e-4f;

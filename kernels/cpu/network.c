@@ -82,7 +82,8 @@ static void quantize(const Linear *l, int rows, const float *x, int stride, int8
             int32_t sum = 0;
             for (int k = 0; k < size; k++) {
                 float code = rintf(from[k] * inverse[k]);
-                code = code < low ? low : code > high ? high : code;
+                code = code > low ? code : low;  /* of what is no number, too */
+                code = code < high ? code : high;
                 to[k] = (int8_t)(int32_t)code;
                 sum += (int32_t)code;
             }

@@ -235,7 +235,13 @@ def _flush_entries(folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[None]:
     """Hold the folder's lock, shared or alone; the system lets go of it when a process dies."""
-    with open(folder / LOCK, 'ab') as file:
+    try:
+        file = open(folder / LOCK, 'rb' if how == fcntl.LOCK_SH else 'ab')
+    except FileNotFoundError:
+        if how != fcntl.LOCK_SH:
+            raise
+        file = open(folder / MANIFEST, 'rb')  # nobody ever wrote here, or not lately
+    with file:
         fcntl.flock(file, how)
         yield
 

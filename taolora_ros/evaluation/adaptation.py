@@ -59,16 +59,18 @@ class Subject:
 
 def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
              settings: AdaptationSettings | None = None,
-             progress: Callable[[int, int, str], None] = lambda *_: None) -> dict:
+             progress: Callable[[int, int, str], None] = lambda *_: None,
+             only: frozenset[str] | None = None) -> dict:
     """Return the figures over all units below ``data`` that some candidate was not trained on.
 
-    With several ``candidates``, each judges what its own training left out. Raise ValueError for
-    data or models that cannot be used, or when nothing is unseen.
+    With several ``candidates``, each judges what its own training left out. Where one was trained on
+    all of it, that is judged, and said. ``only`` names the subjects to keep. Raise ValueError for
+    data or models that cannot be used.
     """
     settings = settings or AdaptationSettings()
     settings = settings.changed(enabled=True)
     files = find_files(data, kind)
-    sites, models = [], []
+    sites, models, trained = [], [], False
     for done, candidate in enumerate(candidates):
         described = candidate.describe()
         if described['kind'] != kind:
@@ -78,16 +80,21 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
         def report(text: str, done: int = done) -> None:
             progress(done, len(candidates), text)
 
-        job = _Job(candidate, settings)
-        sites += job.judge(job.subjects(files, len(candidates) > 1, report), report)
+        job = _Job(candidate, settings, only)
+        subjects = job.subjects(files, len(candidates) > 1, report)
+        if not subjects and len(candidates) == 1:
+            job.trained_on, trained = frozenset(), True
+            subjects = job.subjects(files, False, report)
+        sites += job.judge(subjects, report)
         progress(done + 1, len(candidates), Path(described['file']).name)
     if not sites:
-        raise ValueError(f'{data}: the model was trained on all of it; judge it on other '
-                         'recordings, or give models of folds with --models')
+        raise ValueError(f'{data}: no annotated recording without added noise or pacing'
+                         + (f' of {", ".join(sorted(only))}' if only else '')
+                         + (' that one of the models left out' if len(candidates) > 1 else ''))
     chosen = [site for site in sites if CHOSEN_ON & set(site['subjects'])]
     fresh = [site for site in sites if not CHOSEN_ON & set(site['subjects'])]
     return {**summarise(fresh or chosen), 'feedbacks': FEEDBACKS,
-            'constants_chosen_on_these': not fresh,
+            'constants_chosen_on_these': not fresh, 'trained_on_these': trained,
             'chosen_on': summarise(chosen) if chosen and fresh else None,
             'all': summarise(sites) if chosen and fresh else None,
             'sites': sites, 'models': models, 'data': str(data)}
@@ -96,13 +103,14 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
 class _Job:
     """One model and all subjects that it may be judged on."""
 
-    def __init__(self, candidate: Candidate, settings: AdaptationSettings):
+    def __init__(self, candidate: Candidate, settings: AdaptationSettings,
+                 only: frozenset[str] | None = None):
         from taolora_ros.model_file import load_model
         provenance = load_model(candidate.model).metadata.get('provenance', {})
         self.trained_on = frozenset(provenance.get('subjects', []))
         self.left_out = frozenset(provenance.get('left_out', []))
         self.spec, self.engine, self.detector = candidate.load()
-        self.settings = settings
+        self.settings, self.only = settings, only
         self.frozen = self.engine.read_weights('head.weight', 'head.bias')
         self.reference = load_reference(reference_path(candidate.model), self.spec,
                                         self.frozen['head.weight'])
@@ -127,6 +135,7 @@ class _Job:
     def _unseen(self, recording: Recording, several: bool) -> bool:
         names = {recording.subject, recording.source}
         return (recording.annotated and not recording.paced and recording.snr_db is None
+                and (self.only is None or recording.subject in self.only)
                 and recording.subject not in self.trained_on
                 and (bool(names & self.left_out) or not several))
 

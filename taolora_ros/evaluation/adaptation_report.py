@@ -90,13 +90,15 @@ def plain(value):
 
 def notes(result: dict) -> list[str]:
     """Return what has to be said besides the tables, a line each."""
-    lines = [f'worst change on others {result["others_worst_change"]:.2f} points, by one site '
-             f'alone {result["others_worst_site"]:.2f}; worst by hostile feedback '
-             f'{result["hostile_worst_change"]:.2f}']
+    lines = [f'worst change on others {_points(result["others_worst_change"])} points, by one site '
+             f'alone {_points(result["others_worst_site"])}; worst by hostile feedback '
+             f'{_points(result["hostile_worst_change"])}']
+    if result['trained_on_these']:
+        lines.append('the model was trained on these subjects: nothing follows for other people')
     if result['constants_chosen_on_these']:
         lines.append("adaptation's constants were chosen on these subjects")
     if not result['false_alarms_before']:
-        lines.append('there was no false alarm to learn from')
+        lines.append('there was no false alarm in what is judged')
     return lines
 
 

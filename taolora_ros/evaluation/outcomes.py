@@ -75,14 +75,19 @@ def summarise(sites: list[dict]) -> dict:
         'hours': before.hours, 'others_change': moved,
         'others_interval': {name: bootstrap(others, lambda drawn, name=name: _both(drawn, name))
                             for name in moved},
-        'others_worst_change': min([0.0, *(m for m in moved.values() if m is not None)]),
-        'others_worst_site': min([0.0, *(m for pair in others for name in moved
-                                         if (m := points(*pair, name)) is not None)]),
+        'others_worst_change': worst(moved.values()),
+        'others_worst_site': worst(points(*pair, name) for pair in others for name in moved),
         'hostile_change': hostile,
         'hostile_interval': {who: bootstrap(subjects, lambda drawn, who=who: points(
             total(b for b, *_ in drawn), total(h[who] for *_, h in drawn), 'recall'))
             for who in kinds},
-        'hostile_worst_change': min([0.0, *(h for h in hostile.values() if h is not None)])}
+        'hostile_worst_change': worst(hostile.values())}
+
+
+def worst(changes: Iterable[float | None]) -> float | None:
+    """Return the largest loss, 0 when nothing was lost, None when nothing could be compared."""
+    known = [change for change in changes if change is not None]
+    return min([0.0, *known]) if known else None
 
 
 def total(counts: Iterable[Count]) -> Count:
