@@ -110,6 +110,7 @@ class GraphEngine:
                 self._compare(model)
 
     def _prepare(self, model: Model) -> None:
+        """Put a subclass's weights on the device."""
         raise NotImplementedError
 
     def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
