@@ -179,19 +179,13 @@ def test_settings_that_make_no_sense_are_refused(change):
 
 def test_what_was_learnt_stays_when_its_feedback_is_let_go_of():
     world = World(SEEDS[0], replay=7)
-    true = world.beat(V)[0]
+    true, odd = world.beat(V)[0], [world.beat('odd') for _ in range(30)]
+    before = world.share_called('odd')
+    world.beat(N)
     assert world.session.feedback(true, True).learnt
-    norms = []
-    for _ in range(16):  # more than are kept, and the one confirmed is the oldest
-        name, called = world.beat('odd')
-        if called == 'veb':
-            assert world.session.feedback(name, False).learnt
-            norms.append(world.session.status()['norm'])
-    if len(norms) <= 7:  # learnt before the buffer was full: the rest is of other kinds
-        for _ in range(16):
-            world.session.feedback(world.beat(V)[0], True)
-            norms.append(world.session.status()['norm'])
+    rejected = [name for name, called in odd if called == 'veb']
+    assert len(rejected) > 14  # far more than are kept, and the one confirmed is the oldest
+    for name in rejected:
+        assert world.session.feedback(name, False).learnt
     assert world.session.status()['replay'] == 7
-    assert min(norms[7:]) > 0.0
-    assert true in world.session._examples or any(
-        e.sign > 0 for e in world.session._examples.values())
+    assert world.session.status()['norm'] > 0 and world.share_called('odd') < 0.5 * before
