@@ -1,7 +1,8 @@
 """A process that saves without end, to be killed: one line on standard input starts one.
 
 Each is a fork of this process, which has imported what it needs; it writes its number, then
-the number of every save that is done. When it has died, this process writes 'dead'.
+the number of every save that is done. When it has died, this process writes 'dead'. A line is one
+write: whatever the buffering, none is cut in two.
 """
 
 import os
@@ -13,6 +14,10 @@ from taolora_ros.adaptation.checkpoint import load_checkpoint
 from taolora_ros.adaptation.saver import Saver
 
 MODEL = 'endless'
+
+
+def say(line):
+    os.write(sys.stdout.fileno(), f'{line}\n'.encode())
 
 
 def states(n):
@@ -31,15 +36,15 @@ def save_without_end(folder):
     found = load_checkpoint(folder, MODEL)
     n = found.statistics['n'] if found else 0
     saver = Saver(folder, MODEL)
-    print(os.getpid(), flush=True)
+    say(os.getpid())
     while True:
         n += 1
         saver.save(states(n), {'n': n})
         saver.flush()
         if saver.error:
-            print(saver.error, flush=True)
+            say(saver.error)
             os._exit(1)
-        print(n, flush=True)
+        say(n)
 
 
 if __name__ == '__main__':
@@ -48,4 +53,4 @@ if __name__ == '__main__':
         if child == 0:
             save_without_end(sys.argv[1])
         os.waitpid(child, 0)
-        print('dead', flush=True)
+        say('dead')

@@ -43,17 +43,19 @@ def by_the_equations(a, xs):
 
 
 def test_the_cell_follows_its_equations():
-    arrays, xs = random_arrays(), np.random.default_rng().standard_normal((12, 7), np.float32)
+    # weights at which the cell forgets: at larger ones it is chaotic, and rounding grows
+    arrays = {name: 0.3 * array for name, array in random_arrays().items()}
+    xs = np.random.default_rng().standard_normal((12, 7), np.float32)
     expected = by_the_equations(arrays, xs)
     router = Router(arrays, (1,), 0.5)
-    np.testing.assert_allclose([router.step(x) for x in xs], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose([router.step(x) for x in xs], expected, atol=1e-4)
     network = RouterNetwork(7, 5, 3, arrays)
     found = network(torch.tensor(xs)[None]).detach().numpy()[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     shares = np.exp(expected[:, :3])
     router.reset()
     np.testing.assert_allclose(router.rare_probabilities(xs), shares[:, 1] / shares.sum(1),
-                               atol=1e-3)
+                               atol=1e-4)
 
 
 def test_ranks_are_those_of_the_method():
