@@ -1,14 +1,17 @@
 """What a node's models learn from feedback: one session for each, kept on disk; no ROS in here.
 
     feedback ─► the session of its event's model ─► engine          any thread, before the next window
-    tick     ─► consolidation now and then ─► checkpoint            once a second
+    settler  ─► what feedback asks for, solved ─► engine            a thread for each model
+    tick     ─► checkpoint                                          once a second
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +19,9 @@ from taolora_ros.adaptation.checkpoint import checkpoint_folder, load_checkpoint
 from taolora_ros.adaptation.guards import RateLimit
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.saver import Saver
-from taolora_ros.adaptation.session import Session
+from taolora_ros.adaptation.session import Outcome, Session
 from taolora_ros.adaptation.settings import AdaptationSettings
+from taolora_ros.adaptation.settler import Settler
 from taolora_ros.spec import ModelSpec
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
@@ -31,18 +35,20 @@ LINES = 120     # of the log, a minute: what is said of feedback beyond that is 
 
 @dataclass
 class Learner:
-    """One model: ``session`` and ``saver`` are there once adaptation has been enabled."""
+    """One model: session, settler and saver are there once adaptation has been enabled."""
 
     path: Path
     spec: ModelSpec
     engine: Engine
     feeds: list[Feed] = field(default_factory=list)
     session: Session | None = None
+    settler: Settler | None = None
     saver: Saver | None = None
     problem: str = ''  # in words: why it cannot learn, or not be kept
     failed: str = ''   # why the last save failed
     saved: int = 0     # updates that are in the checkpoint
     since: float | None = None  # monotonic time of the first update that is not
+    consolidated: float | None = None  # time of the last consolidation that is in it
 
     def __post_init__(self):
         weight = self.engine.read_weights('head.weight')['head.weight']
@@ -62,6 +68,7 @@ class Adapting:
         self.settings = settings
         self._directory, self._robot, self._node = directory or None, robot, node
         self._log, self._lines = log, RateLimit(LINES, time.monotonic())
+        self._lines_lock = threading.Lock()
         self._learners: dict[str, Learner] = {}
         self._invalid = 0
 
@@ -81,14 +88,13 @@ class Adapting:
                 self._apply(learner)
 
     def take(self, event_id: str, correct: bool, label: str, quality: float, stamp_ns: int) -> str:
-        """Learn from a feedback at once; return why not, '' when it was learnt.
+        """Take a feedback at once, to be settled soon; return why not, '' when it was taken.
 
         An ``event_id`` that is the name of a stream reports an event of ``label`` that was missed
         there at ``stamp_ns``.
         """
         stream = self._stream_of(event_id)
         session = self._learners[stream].session if stream else None
-        before = session.status()['norm'] if session else 0.0
         if stream is None:
             self._invalid += 1
             reason = f'no stream that {event_id!r:.99} could be of'
@@ -103,18 +109,36 @@ class Adapting:
             except ValueError as error:
                 self._invalid += 1
                 reason = str(error)
-        if self._lines.take(time.monotonic()):
-            self._say('warning' if reason else 'info', f'feedback on {event_id!r:.99}: '
-                      + (f'not used: {reason}' if reason else came_to(session, before)))
+        if reason:
+            self._say_of(event_id, f'not used: {reason}', 'warning')
+        else:
+            self._learners[stream].settler.wake()
         return reason
 
+    def settle(self, timeout: float = PATIENCE) -> bool:
+        """Wait until all feedback is learnt from; tell whether that was so within ``timeout`` s."""
+        return all([learner.settler.flush(timeout) for learner in self._each() if learner.settler])
+
+    def _settled(self, session: Session, outcome: Outcome) -> None:
+        """Tell what became of a feedback; called in the settler's thread."""
+        if outcome.learnt:
+            self._say_of(outcome.key, came_to(session), 'info')
+        else:
+            self._say_of(outcome.key, f'not used: {outcome.reason}', 'warning')
+
+    def _say_of(self, event_id: str, text: str, level: str) -> None:
+        with self._lines_lock:
+            said = self._lines.take(time.monotonic())
+        if said:
+            self._say(level, f'feedback on {event_id!r:.99}: {text}')
+
     def tick(self) -> None:
-        """Consolidate and save what is due; call it about once a second."""
+        """Save what is due; call it about once a second."""
         now = time.monotonic()
         for learner in self._each():
             if learner.session is None:
                 continue
-            consolidated = learner.session.tick()
+            consolidated = learner.session.last_consolidation != learner.consolidated
             if learner.session.status()['updates'] == learner.saved:
                 learner.since = None
             elif learner.since is None:
@@ -154,6 +178,9 @@ class Adapting:
         """Save what is not saved yet, and end all threads."""
         for learner in self._each():
             if learner.saver:
+                if not learner.settler.close(PATIENCE):
+                    self._say('error', f'{learner.spec.name}: feedback given last is not learnt '
+                                       f'within {PATIENCE:g} s, and lost')
                 if learner.session.status()['updates'] != learner.saved:
                     self._save(learner)
                 if not learner.saver.close(PATIENCE) or learner.saver.error:
@@ -207,6 +234,7 @@ class Adapting:
             except OSError as problem:
                 where = learner.problem = f'{folder} stays as it is: {problem}'
             self._say('error', f'{learner.spec.name} begins anew: {error}; {where}')
+        learner.settler = Settler(learner.session, partial(self._settled, learner.session))
         learner.saver = Saver(folder, key)
 
     def _folder(self, learner: Learner) -> Path:
@@ -217,6 +245,7 @@ class Adapting:
     def _save(self, learner: Learner) -> None:
         status = learner.session.status()
         learner.saved, learner.since = status['updates'], None
+        learner.consolidated = learner.session.last_consolidation
         learner.saver.save(learner.session.state(), status)
 
     def _forgotten(self, learner: Learner) -> str:
@@ -237,6 +266,8 @@ class Adapting:
         """Save and wait; return in words where, or raise ValueError."""
         if learner.session is None:
             raise ValueError(learner.problem or 'nothing was learnt, adaptation is not enabled')
+        if not learner.settler.flush(PATIENCE):
+            raise ValueError(f'feedback is still being learnt after {PATIENCE:g} s')
         self._save(learner)
         if not learner.saver.flush(PATIENCE):
             raise ValueError(f'{learner.saver.folder}: not saved within {PATIENCE:g} s')
@@ -264,10 +295,10 @@ class Adapting:
             self._log.info(text)
 
 
-def came_to(session: Session, before: float) -> str:
-    """Return in words what a feedback that is kept has changed; ``before`` is the norm then."""
+def came_to(session: Session) -> str:
+    """Return in words what a feedback that is kept has changed."""
     norm = session.status()['norm']
-    if norm == before == 0.0:
+    if norm == 0.0:
         return ('learnt, but nothing changes yet: an event of its label has to be confirmed or '
                 f'reported first, or the limits hold it back (trust {session.trusted:.2f})')
     return f'learnt: the change is by {norm:.3g} logits now (trust {session.trusted:.2f})'

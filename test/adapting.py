@@ -81,6 +81,17 @@ class World:
             np.ones(3, bool), 0.5, 0.2, embedding=x), [event])
         return event.id, called
 
+    def tell(self, name, correct):
+        """Give feedback on an event, and wait until it is settled; return what became of it."""
+        return self.settled(self.session.feedback(name, correct))
+
+    def miss(self):
+        """Report that the last beat was ventricular, and not found so; as ``tell``."""
+        return self.settled(self.session.miss('ecg', self.time, 'veb'))
+
+    def settled(self, outcome):
+        return [outcome, *self.session.settle()][-1]
+
     def called(self, x):
         """Return which tokens (n, D) the head of now calls ventricular."""
         p = self.engine.probability(x)

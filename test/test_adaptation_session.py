@@ -17,7 +17,7 @@ def teach(world, rounds=12):
         for kind in (N, V, 'odd', V):
             name, called = world.beat(kind)
             if called == 'veb':
-                assert world.session.feedback(name, kind == V).learnt
+                assert world.tell(name, kind == V).learnt
 
 
 @pytest.mark.parametrize('number', [0, 1])
@@ -44,9 +44,9 @@ def test_hostile_feedback_costs_no_recall(kind):
             correct = {'inverted': beat != V, 'random': rng.random() < 0.5, 'flooded': False}[kind]
             if called == 'veb':
                 for _ in range(5 if kind == 'flooded' else 1):
-                    world.session.feedback(name, correct)
+                    world.tell(name, correct)
             elif kind == 'inverted':
-                world.session.miss('ecg', world.time, 'veb')
+                world.miss()
     assert world.share_called(V) > before - 0.02
 
 
@@ -57,7 +57,7 @@ def test_a_missed_event_is_found_the_next_time():
     for _ in range(20):
         world.beat(N)
         world.beat('odd')
-        assert world.session.miss('ecg', world.time, 'veb').learnt
+        assert world.miss().learnt
     assert world.share_called('odd') > min(found + 0.1, 0.95)
 
 
@@ -78,8 +78,7 @@ def test_what_harms_the_reference_is_rolled_back():
     world.session._learner.damage = lambda delta: (1.0, 0.0)
     world.beat(V)
     name, called = world.beat('odd')
-    outcome = world.session.feedback(name, called != 'veb') if called == 'veb' else (
-        world.session.miss('ecg', world.time, 'veb'))
+    outcome = world.tell(name, False) if called == 'veb' else world.miss()
     assert not outcome.learnt and 'reference' in outcome.reason
     assert (world.session.delta == held).all()
     assert world.session.status()['rolled_back'] == 1
@@ -88,7 +87,8 @@ def test_what_harms_the_reference_is_rolled_back():
 def test_floods_are_not_taken_and_one_event_counts_once():
     world = World(SEEDS[0], per_minute=5)
     names = [world.beat(V)[0] for _ in range(3)]
-    outcomes = [world.session.feedback(names[0], True) for _ in range(20)]
+    world.now += 60.0
+    outcomes = [world.tell(names[0], True) for _ in range(20)]
     assert sum(outcome.learnt for outcome in outcomes) <= 5
     assert 'more than 5' in outcomes[-1].reason
     assert world.session.status()['replay'] == 1
@@ -100,7 +100,7 @@ def test_memory_stays_bounded():
         name, called = world.beat(V)
         if i % 6:
             continue
-        world.session.feedback(name, called == 'veb')
+        world.tell(name, called == 'veb')
     memory = world.memory
     assert len(memory._kept) <= 20 and len(memory._found) <= 21
     assert len(memory._rows) <= max(30 * SPEC.rate / SPEC.patch + 1, SPEC.tokens)
@@ -155,7 +155,7 @@ def test_feedback_may_come_from_another_thread_while_the_stream_runs():
         try:
             while not stop.is_set():
                 for name in names:
-                    world.session.feedback(name, True)
+                    world.tell(name, True)
                 world.session.status(), world.session.tick()
         except Exception as error:
             errors.append(error)
@@ -182,10 +182,10 @@ def test_what_was_learnt_stays_when_its_feedback_is_let_go_of():
     true, odd = world.beat(V)[0], [world.beat('odd') for _ in range(30)]
     before = world.share_called('odd')
     world.beat(N)
-    assert world.session.feedback(true, True).learnt
+    assert world.tell(true, True).learnt
     rejected = [name for name, called in odd if called == 'veb']
     assert len(rejected) > 14  # far more than are kept, and the one confirmed is the oldest
     for name in rejected:
-        assert world.session.feedback(name, False).learnt
+        assert world.tell(name, False).learnt
     assert world.session.status()['replay'] == 7
     assert world.session.status()['norm'] > 0 and world.share_called('odd') < 0.5 * before

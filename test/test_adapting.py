@@ -57,7 +57,9 @@ def beats(feed, seconds=15):
 def reject(adapting, events, count=3):
     """Confirm one ventricular beat, without which nothing is learnt, and reject the next ones."""
     ventricular = [e for e in events if e.label == 'veb'][:count + 1]
-    return [adapting.take(e.id, number == 0, '', 1.0, 0) for number, e in enumerate(ventricular)]
+    found = [adapting.take(e.id, number == 0, '', 1.0, 0) for number, e in enumerate(ventricular)]
+    assert adapting.settle(60.0)
+    return found
 
 
 def test_streams_of_one_model_learn_together_and_ids_find_their_stream(model, tmp_path):

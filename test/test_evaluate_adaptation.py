@@ -111,6 +111,9 @@ def test_operators_say_what_they_are_to(data, kind):
             said.append(None)
             return dataclasses.make_dataclass('Outcome', ['learnt'])(True)
 
+        def settle(self):
+            return []
+
     operator.attend(Listener())
     operator.memory = dataclasses.make_dataclass('Memory', [])()
     operator.memory.decided = lambda tokens, events: None

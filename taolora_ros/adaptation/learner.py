@@ -46,7 +46,7 @@ class Learner:
         ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``centre`` what
         is to be kept of feedback that is gone, ``told`` F of guards.py.
         """
-        used, trusted = _usable(examples), NEITHER
+        used, trusted = usable(examples), NEITHER
         importance = settings.decay ** np.arange(len(used))[::-1]
         anchors, memories = self._own(own), list(memories)
         delta = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
@@ -95,15 +95,17 @@ class Learner:
                          ) -> np.ndarray:
         """Return a change that does no harm to the reference, if one a little smaller does not."""
         for _ in range(SMALLER):
-            if not self.harmful(delta, settings):
+            if not self.harm(delta, settings):
                 break
             delta = delta * np.float32(SHRINK)
         return delta
 
-    def harmful(self, delta: np.ndarray, settings: AdaptationSettings) -> bool:
-        """Tell whether a change harms the reference more than the settings allow."""
+    def harm(self, delta: np.ndarray, settings: AdaptationSettings) -> str:
+        """Return in words what a change does to the reference beyond the limits, '' for nothing."""
         lost, new = self.damage(delta)
-        return lost > settings.max_lost or new > settings.max_new
+        if lost <= settings.max_lost and new <= settings.max_new:
+            return ''
+        return f'it would lose {lost:.1%} of the reference\'s events and invent {new:.1%}'
 
     def _crowd(self, label: int, memories: Iterable[StreamMemory]) -> list[Example]:
         """Return the recent events of a label in all streams, as if they had been confirmed."""
@@ -149,7 +151,7 @@ class Learner:
         return max(lost for lost, _ in found), max(new for _, new in found)
 
 
-def _usable(examples: Sequence[Example]) -> list[Example]:
+def usable(examples: Sequence[Example]) -> list[Example]:
     """Return the examples of labels of which somebody said what a true event is like, too.
 
     Until then a false alarm cannot be told from a true one, and nothing is learnt.

@@ -99,6 +99,17 @@ class AdaptedLayer:
             self.momentum += FLUSH
             self.momentum -= FLUSH
 
+    def aim(self, x: np.ndarray) -> None:
+        """Let the first micro rank that says nothing yet, B_m being zero there, listen to x (K,).
+
+        Its row of A_m becomes x over its norm: the next ``learn`` of x moves y by the whole step,
+        instead of what a random row has in common with x. There may be none: do nothing.
+        """
+        r = self.base_rank
+        silent = np.flatnonzero(~self.outputs[r:].any(axis=1))
+        if len(silent):
+            self.inputs[r + silent[0]] = x / np.linalg.norm(x)
+
     def accumulate(self, x: np.ndarray, gradient: np.ndarray) -> None:
         """Add the base tier's gradient for x (K,) or (M, K) and dL/dy to what it learns from."""
         self._base.differentiate(x, gradient, 1.0)
@@ -167,9 +178,16 @@ class AdaptedLayer:
         return float(np.linalg.norm(_cores(both[:, :k], scales, both[:, k:])[1]))
 
     def mark(self) -> None:
-        """Let drift be counted from here on; as after reset and load."""
+        """Let drift be counted from here on, and ``rewind`` lead here; as after reset and load."""
         self._bound()
-        self._marked = self.factors.copy()
+        self._marked, self._marked_at = self.factors.copy(), (self._ceiling, dict(self.counts))
+
+    def rewind(self) -> None:
+        """Take back all that was learnt since ``mark``, momenta included."""
+        self.factors[:] = self._marked
+        self.momentum[:], self._gradients[:] = 0.0, 0.0
+        self._ceiling, counts = self._marked_at
+        self.counts.update(counts, accumulated=0)
 
     def _learnt(self) -> dict[str, np.ndarray]:
         """Return views of the arrays that make the state, by name."""

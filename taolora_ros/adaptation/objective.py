@@ -75,6 +75,7 @@ class Objective:
         x = head_input(reference.embedding)
         self.held = Anchors.of(x, self.frozen(reference.embedding), HELD)
         self.moment = _second_moment(x, reference.classes)
+        self.inverse = np.linalg.inv(self.moment.astype(np.float64)).astype(np.float32)
         self.shape = self.moment.shape[0], classes
 
     def frozen(self, embedding: np.ndarray) -> np.ndarray:

@@ -1,50 +1,50 @@
 """A running model that learns from feedback: the head's two tiers, the guards, the engine.
 
     deciding thread    detector ─► StreamMemory                    a short lock of its own
-    any other thread   feedback ─► example ─► solve ─► guards ─► micro tier ─► engine
+    any other thread   feedback ─► example ─► micro tier ─► engine            ``nudge``, microseconds
+    one of its own     settle ─► solve ─► guards ─► micro tier ─► engine      tens of milliseconds
     now and then       tick ─► micro folded into base, base solved anew from the replay buffer
 
-The change of the head solves ``objective.py`` over the feedbacks that are kept. After every
-feedback its difference to the base goes into the micro tier, as well as rank 2 can; the engine
-takes it between two windows, so that the next one is decided with it. Memory is bounded
-by what ``AdaptationSettings`` says of events, seconds and replay.
+A feedback moves the micro tier a little at once. ``settle`` then solves ``objective.py`` over the
+feedbacks that are kept, asks the guards, and puts the difference to the base into the micro tier,
+as well as rank 2 can. The engine takes either between two windows. Nothing is solved while a
+lock is held that feedback waits for. Memory is bounded by what ``AdaptationSettings`` says
+of events, seconds and replay.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taolora_ros.adaptation.examples import UNIT, Example, make_example
+from taolora_ros.adaptation.examples import Example, make_example
 from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
-from taolora_ros.adaptation.learner import Learner
-from taolora_ros.adaptation.lora import AdaptedLayer
+from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
+from taolora_ros.adaptation.learner import Learner, Solution
 from taolora_ros.adaptation.memory import Moment, StreamMemory
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
+from taolora_ros.adaptation.replay import Replay
 from taolora_ros.adaptation.settings import AdaptationSettings
-from taolora_ros.adaptation.targets import HEAD
 from taolora_ros.spec import ModelSpec
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
 
-RANKS = 8, 2            # of base and micro: with up to 8 classes the base loses nothing
-WEIGHTS = ('head.weight', 'head.bias')
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a feedback: whether it was learnt, and if not, why not."""
+    """What became of a feedback called ``key``: whether it is used, and if not, why not."""
 
     learnt: bool
     reason: str = ''
+    key: str = ''
 
 
 class Session:
@@ -58,25 +58,24 @@ class Session:
     def __init__(self, spec: ModelSpec, engine: Engine, reference: Reference,
                  settings: AdaptationSettings | None = None,
                  clock: Callable[[], float] = time.monotonic):
-        self.spec, self.engine, self.clock = spec, engine, clock
-        self._frozen = engine.read_weights(*WEIGHTS)
-        self._objective = Objective(spec, reference, *(self._frozen[name] for name in WEIGHTS))
+        self.spec, self.clock = spec, clock
+        frozen = engine.read_weights(*WEIGHTS)
+        self._objective = Objective(spec, reference, *(frozen[name] for name in WEIGHTS))
         self._learner = Learner(spec, self._objective)
-        self._layer = AdaptedLayer(*self._objective.shape, *RANKS, alpha=RANKS[0])
-        self._lock = threading.Lock()
+        self._head = AdaptedHead(engine, self._objective, frozen)
+        self._lock, self._solving = threading.Lock(), threading.Lock()
         self._memories: dict[str, StreamMemory] = {}
         self._settings = settings or AdaptationSettings()
         self._clear()
         self.settings = self._settings
 
     def _clear(self) -> None:
-        self._examples: OrderedDict[str, Example] = OrderedDict()
-        self._delta = np.zeros(self._objective.shape, np.float32)   # in the engine
-        self._centre = self._delta                                  # what examples are gone from
-        self._consolidated = self._delta
+        """Begin from what is settled, without feedback; what is being solved will be dropped."""
+        self._consolidated = self._head.settled
+        self._replay = Replay(self.spec.kind, self._head.settled)
         self._ticked = self.clock()
-        self.last_consolidation: float | None = None                # by the clock
-        self._alone = self._delta                    # what feedback asks for without the guards
+        self.last_consolidation: float | None = None                    # by the clock
+        self._alone = np.zeros_like(self._consolidated)  # what feedback asks for without the guards
         self._told: deque[float] = deque(maxlen=self._settings.replay)  # how well it foretold
         self.trusted = NEITHER  # whoever rejected last, see guards.py
         self.counts: Counter = Counter()
@@ -91,16 +90,14 @@ class Session:
         with self._lock:
             self._settings = settings
             self._rate = RateLimit(settings.per_minute, self.clock())
-            self.engine.keeps_embedding = settings.enabled
-            self.engine.write_weights(adapted(self._frozen, self._delta) if settings.enabled
-                                      else self._frozen)
+            self._head.apply(settings.enabled)
             for memory in self._memories.values():
                 memory.resize(settings.events, settings.seconds)
 
     @property
     def delta(self) -> np.ndarray:
         """Return the change (D + 1, K) that the engine decides with now; not to be written to."""
-        return self._delta
+        return self._head.delta
 
     def memory(self, stream: str) -> StreamMemory:
         """Return the memory of a stream, to be told what its detector decides."""
@@ -134,7 +131,10 @@ class Session:
         return self._take(event_id, moment, meant, kind, quality)
 
     def miss(self, stream: str, stamp_ns: int, label: str, quality: float = 1.0) -> Outcome:
-        """Learn from an event called ``label`` that was not found; errors as for ``feedback``."""
+        """Learn from an event called ``label`` that was not found; errors as for ``feedback``.
+
+        Reports of one event count once, the last one: see replay.py.
+        """
         self._check(label, quality)
         if not label:
             raise ValueError(f'a missed event needs a label, one of {", ".join(self.spec.labels)}')
@@ -153,141 +153,147 @@ class Session:
         if not 0.0 <= quality <= 1.0:
             raise ValueError(f'quality: {quality!r:.99} must be 0 to 1')
 
-    def _refuse(self, count: str, reason: str) -> Outcome:
+    def _refuse(self, count: str, reason: str, key: str = '') -> Outcome:
         self.counts[count] += 1
-        return Outcome(False, reason)
+        return Outcome(False, reason, key)
 
     def _take(self, key: str, moment: Moment, label: str, kind: str, quality: float) -> Outcome:
-        """Learn one example, or undo what it did when it does harm."""
+        """Let one example wait to be settled, and the engine lean towards it."""
         with self._lock:
-            if not self._settings.enabled:
+            limits = self._settings
+            if not limits.enabled:
                 return self._refuse('disabled', 'adaptation.enabled is false')
             if not self._rate.take(self.clock()):
-                return self._refuse('too_many', f'more than {self._settings.per_minute} feedbacks '
-                                                'a minute')
+                return self._refuse('too_many', f'more than {limits.per_minute} feedbacks a minute')
+            if len(self._replay.waiting) >= limits.replay:
+                return self._refuse('too_many', f'{limits.replay} feedbacks are waiting already')
             example = make_example(self.spec, moment, self._objective.frozen(moment.embedding),
                                    self.spec.labels.index(label), kind, quality)
             if example is None or quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
-            before = self._examples.pop(key, None)
-            if before is None and kind != 'missed' and self._alone.any():
-                self._told.append(self._learner.foretells(self._alone, example))
-            self._examples[key] = example
-            delta = self._solve(moment.stream)
-            if self._learner.harmful(delta, self._settings):
-                del self._examples[key]
-                if before is not None:
-                    self._examples[key] = before
-                lost, new = self._learner.damage(delta)
-                return self._refuse('rolled_back', f'it would lose {lost:.1%} of the reference\'s '
-                                                   f'events and invent {new:.1%}')
-            self._forget(delta)
-            self._to_micro(delta)
-            self._put()
-            self.counts[kind] += 1
-            return Outcome(True)
+            key = self._replay.wait(key, example)
+            self._lean()
+            return Outcome(True, key=key)
 
-    def _forget(self, delta: np.ndarray) -> None:
-        """Let go of feedback that is too much to keep; what it changed, ``delta``, stays.
+    def _lean(self) -> None:
+        """Let the engine lean towards the feedback that is waiting, as far as it can be used."""
+        self._head.lean(self._replay.leaning(), self._settings.doubtful_shift)
 
-        The last event of a label that was confirmed or missed is kept: nothing is learnt without.
+    def settle(self) -> list[Outcome]:
+        """Learn from all feedback that waits; return what became of each.
+
+        Takes some tens of milliseconds for each, during which more may come.
         """
-        while len(self._examples) > self._settings.replay:
-            true = Counter(e.label for e in self._examples.values() if e.sign > 0)
-            oldest = next((key for key, e in self._examples.items()
-                           if e.sign < 0 or true[e.label] > 1), next(iter(self._examples)))
-            del self._examples[oldest]
-            self._centre = delta
+        outcomes = []
+        with self._solving:
+            while self._replay.waiting:
+                outcomes += self._settle_next()
+        return outcomes
 
-    def _solve(self, stream: str) -> np.ndarray:
-        """Return the change that the kept feedback asks for, as far as the guards allow."""
-        solution = self._learner.solve(
-            list(self._examples.values()), self._own(stream), self._memories.values(),
-            self._delta, self._centre, foretold(self._told), self._settings)
-        self._alone, self.trusted = solution.alone, solution.trusted
-        return solution.delta
+    def _settle_next(self) -> list[Outcome]:
+        """Learn one example, or undo what it did when it does harm."""
+        with self._lock:
+            replay = self._replay
+            if not replay.waiting:
+                return []
+            key, example = next(iter(replay.waiting.items()))
+            if key not in replay.kept and example.kind != 'missed' and self._alone.any():
+                self._told.append(self._learner.foretells(self._alone, example))
+            solve = self._problem(replay.with_one(key, example), example.stream)
+        try:
+            solution, harm = solve()
+        except Exception as error:  # whatever it is, it is told, and the next may succeed
+            solution, harm = None, f'it cannot be solved for: {error!r}'
+        with self._lock:
+            if self._replay is not replay:
+                return [Outcome(False, 'all was taken back meanwhile', key)]
+            replay.settled(key, example)
+            if solution is None:
+                self._lean()
+                return [self._refuse('failed', harm, key)]
+            self._alone, self.trusted = solution.alone, solution.trusted
+            if harm:
+                self._lean()
+                return [self._refuse('rolled_back', harm, key)]
+            replay.keep(key, example, self._settings.replay, solution.delta)
+            self._head.settle(solution.delta)
+            self._lean()
+            self.counts[example.kind] += 1
+            return [Outcome(True, key=key)]
 
-    def _own(self, stream: str) -> np.ndarray:
-        """Return tokens (n, D) of a stream's recent past of which nobody spoke."""
-        spoken = [e.stamp_ns for e in self._examples.values() if e.stream == stream]
-        return self._memories[stream].tokens(spoken)
+    def _problem(self, examples: list[Example], stream: str
+                 ) -> Callable[[], tuple[Solution, str]]:
+        """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
+        spoken = [e.stamp_ns for e in examples if e.stream == stream]
+        memory, memories, limits = self._memories[stream], [*self._memories.values()], self._settings
+        start, centre, told = self._head.settled, self._replay.centre, foretold(self._told)
 
-    def _to_micro(self, delta: np.ndarray) -> None:
-        """Put what ``delta`` differs by from the base into the micro tier, as rank 2 can."""
-        r, q = RANKS
-        state = self._layer.state()
-        base = self._layer.inputs[:r].T @ self._layer.outputs[:r]
-        left = delta - base
-        gram = left.T @ self._objective.moment @ left                # (K, K), in logits
-        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :q]            # (K, q)
-        k = self._layer.in_features
-        state['micro'][:, :k], state['micro'][:, k:] = (left @ vectors).T, vectors.T
-        state['counts'][0] += 1
-        self._layer.load(state)
-
-    def _put(self) -> None:
-        """Let the engine decide with what the layer holds."""
-        self._delta = self._layer.delta()
-        if self._settings.enabled:
-            self.engine.write_weights(adapted(self._frozen, self._delta))
+        def solve() -> tuple[Solution, str]:
+            solution = self._learner.solve(examples, memory.tokens(spoken), memories, start, centre,
+                                           told, limits)
+            return solution, self._learner.harm(solution.delta, limits)
+        return solve
 
     def tick(self) -> bool:
         """Consolidate when it is time; return whether that was so. Call it now and then."""
-        with self._lock:
-            now = self.clock()
-            due = now - self._ticked >= self._settings.interval
-            if not due or not self._settings.enabled or not self._examples:
-                return False
-            self._consolidate(now)
+        with self._solving:
+            with self._lock:
+                now, limits = self.clock(), self._settings
+                due = now - self._ticked >= limits.interval
+                replay, examples = self._replay, [*self._replay.kept.values()]
+                if not due or not limits.enabled or not examples:
+                    return False
+                self._ticked = self.last_consolidation = now
+                solve = self._problem(examples, examples[-1].stream)
+            solution, harm = solve()
+            with self._lock:
+                if self._replay is replay:
+                    self._consolidate(solution, bool(harm))
             return True
 
-    def _consolidate(self, now: float) -> None:
-        """Fold micro into base and solve the base anew; keep what it was if that does harm."""
-        self._ticked = self.last_consolidation = now
-        self._layer.consolidate()
-        last = next(reversed(self._examples.values())).stream
-        delta = self._solve(last)
-        if not self._learner.harmful(delta, self._settings):
-            self._to_micro(delta)
-            self._layer.consolidate()
-        else:
+    def _consolidate(self, solution: Solution, harmful: bool) -> None:
+        """Fold micro into base, and take the base solved anew unless that does harm."""
+        self._alone, self.trusted = solution.alone, solution.trusted
+        self._head.consolidate()
+        if harmful:
             self.counts['rolled_back'] += 1
-        self._put()
-        self._consolidated = self._delta
+        else:
+            self._head.settle(solution.delta)
+            self._head.consolidate()
+        self._consolidated = self._head.settled
+        self._lean()
 
     def reset(self) -> None:
         """Take back all that was learnt: scores are again those of the frozen model, bit by bit."""
         with self._lock:
-            self._layer.reset()
-            self.engine.write_weights(self._frozen)
+            self._head.reset()
             self._clear()
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what was learnt by layer, as checkpoints keep it."""
+        """Return what is settled by layer, as checkpoints keep it."""
         with self._lock:
-            return {HEAD: self._layer.state()}
+            state = self._head.state()
+            self._lean()
+            return state
 
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
 
         It must keep within the limits that hold now.
         """
-        if set(layers) != {HEAD}:
-            raise ValueError(f'adaptation: layers {sorted(layers)}, expected {[HEAD]}')
         with self._lock:
-            before = self._layer.state()
-            self._layer.load(layers[HEAD])
-            delta = self._layer.delta()
-            size, (lost, new) = self._objective.size(delta), self._learner.damage(delta)
-            limits = self._settings
-            if size > 1.001 * limits.max_norm or lost > limits.max_lost or new > limits.max_new:
-                self._layer.load(before)
-                raise ValueError(f'adaptation: what was saved changes logits by {size:.2f} (at '
-                                 f'most {limits.max_norm}), loses {lost:.1%} of the reference\'s events '
-                                 f'and invents {new:.1%}: it is not used')
+            before, limits = self._head.state(), self._settings
+            self._head.load(layers)
+            delta = self._head.settled
+            size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
+            if size > 1.001 * limits.max_norm:
+                harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
+            if harm:
+                self._head.load(before)
+                self._lean()
+                raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
-            self._put()
-            self._centre = self._consolidated = self._delta
+            self._lean()
 
     def status(self) -> dict[str, float]:
         """Return for diagnostics: norm and drift in logits, updates, what was refused, age."""
@@ -295,18 +301,11 @@ class Session:
             age = -1.0 if self.last_consolidation is None else (
                 self.clock() - self.last_consolidation)
             learnt = sum(self.counts[kind] for kind in ('rejected', 'confirmed', 'missed'))
-            return {'norm': self._objective.size(self._delta), 'updates': learnt,
+            return {'norm': self._objective.size(self._head.settled), 'updates': learnt,
                     'trust': self.trusted,
-                    'drift': self._objective.size(self._delta - self._consolidated),
-                    'replay': len(self._examples), 'seconds_since_consolidation': age,
+                    'drift': self._objective.size(self._head.settled - self._consolidated),
+                    'replay': len(self._replay.kept), 'waiting': len(self._replay.waiting),
+                    'seconds_since_consolidation': age,
                     **{name: self.counts[name] for name in (
-                        'rolled_back', 'too_many', 'unknown', 'empty')}}
+                        'rolled_back', 'failed', 'too_many', 'unknown', 'empty')}}
 
-
-def adapted(frozen: dict[str, np.ndarray], delta: np.ndarray) -> dict[str, np.ndarray]:
-    """Return head weights (K + 1, D) and bias (K + 1,) with a change (D + 1, K) added."""
-    weight, bias = (frozen[name].copy() for name in WEIGHTS)
-    classes = delta.shape[1]
-    weight[:classes] += delta[:-1].T
-    bias[:classes] += np.float32(UNIT) * delta[-1]
-    return dict(zip(WEIGHTS, (weight, bias)))

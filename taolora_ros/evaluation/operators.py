@@ -156,5 +156,6 @@ class Operator:
                 outcome = self.session.miss(STREAM, stamp, self.label)
             else:
                 outcome = self.session.feedback(about, kind == 'confirmed')
-            self.given[kind] += outcome.learnt or self.kind != 'flooded'
+            learnt = outcome.learnt and all(one.learnt for one in self.session.settle())
+            self.given[kind] += learnt or self.kind != 'flooded'
         return [item for item in waiting if item[0] > at]

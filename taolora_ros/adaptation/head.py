@@ -1,0 +1,104 @@
+"""The adapted head of a running engine: what its two tiers hold is what the engine decides with.
+
+    delta  (D + 1, K)  change of weights and bias       settled  delta without what leans
+    base   rank 8: exact for up to 8 classes            micro    rank 2
+
+New weights are copied into the engine's between two windows; while ``active`` is false it decides as
+it was shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taolora_ros.adaptation.examples import UNIT, Example
+from taolora_ros.adaptation.lora import AdaptedLayer
+from taolora_ros.adaptation.nudge import nudge
+from taolora_ros.adaptation.objective import Objective
+from taolora_ros.adaptation.targets import HEAD
+
+if TYPE_CHECKING:  # importing an engine brings torch with it
+    from taolora_ros.engine import Engine
+
+RANKS = 8, 2            # of base and micro: with up to 8 classes the base loses nothing
+WEIGHTS = ('head.weight', 'head.bias')
+
+
+class AdaptedHead:
+    """The tiers, and the engine that decides with them; to be used by one thread at a time.
+
+    There is no momentum: steps of the micro tier do not follow each other, see ``lean``.
+    """
+
+    def __init__(self, engine: Engine, objective: Objective, frozen: dict[str, np.ndarray]):
+        self.engine, self.objective, self.frozen = engine, objective, frozen
+        self.active = False
+        self._layer = AdaptedLayer(*objective.shape, *RANKS, alpha=RANKS[0], decay=0.0)
+        self.delta = self.settled = self._layer.delta()
+
+    def apply(self, active: bool) -> None:
+        """Let the engine decide with what was learnt, or as it was shipped."""
+        self.active = active
+        self.engine.keeps_embedding = active
+        self.engine.write_weights(adapted(self.frozen, self.delta) if active else self.frozen)
+
+    def lean(self, examples: Sequence[Example], shift: float) -> None:
+        """Decide with what is settled, and a little as ``examples`` ask for: ``shift`` in all."""
+        self._layer.rewind()
+        for example in examples:
+            nudge(self._layer, self.objective, example, shift / len(examples))
+        self.delta = self._layer.delta()
+        if self.active:
+            self.engine.write_weights(adapted(self.frozen, self.delta))
+
+    def settle(self, delta: np.ndarray) -> None:
+        """Put what ``delta`` differs by from the base into the micro tier, as rank 2 can."""
+        r, q = RANKS
+        self._layer.rewind()
+        state = self._layer.state()
+        base = self._layer.inputs[:r].T @ self._layer.outputs[:r]
+        left = delta - base
+        gram = left.T @ self.objective.moment @ left                 # (K, K), in logits
+        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :q]            # (K, q)
+        k = self._layer.in_features
+        state['micro'][:, :k], state['micro'][:, k:] = (left @ vectors).T, vectors.T
+        state['counts'][0] += 1
+        self._layer.load(state)
+        self.settled = self._layer.delta()
+
+    def consolidate(self) -> None:
+        """Fold the micro tier into the base; what is settled stays the same."""
+        self._layer.rewind()
+        self._layer.consolidate()
+        self._layer.mark()
+        self.settled = self._layer.delta()
+
+    def reset(self) -> None:
+        """Forget all: the engine decides as it was shipped, bit by bit."""
+        self._layer.reset()
+        self.delta = self.settled = self._layer.delta()
+        self.engine.write_weights(self.frozen)
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return what is settled by layer, as checkpoints keep it; nothing leans any more."""
+        self._layer.rewind()
+        return {HEAD: self._layer.state()}
+
+    def load(self, layers: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Settle on a ``state``; raise ValueError, and change nothing, when it does not fit."""
+        if set(layers) != {HEAD}:
+            raise ValueError(f'adaptation: layers {sorted(layers)}, expected {[HEAD]}')
+        self._layer.load(layers[HEAD])
+        self.settled = self._layer.delta()
+
+
+def adapted(frozen: dict[str, np.ndarray], delta: np.ndarray) -> dict[str, np.ndarray]:
+    """Return head weights (K + 1, D) and bias (K + 1,) with a change (D + 1, K) added."""
+    weight, bias = (frozen[name].copy() for name in WEIGHTS)
+    classes = delta.shape[1]
+    weight[:classes] += delta[:-1].T
+    bias[:classes] += np.float32(UNIT) * delta[-1]
+    return dict(zip(WEIGHTS, (weight, bias)))
