@@ -261,3 +261,33 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(random):
 def test_constants_without_sense_are_refused(options, text):
     with pytest.raises(ValueError, match=text):
         AdaptedLayer(K, N, **options)
+
+
+def test_a_rank_aimed_at_an_input_moves_its_output_by_the_whole_step():
+    random = np.random.default_rng()
+    layer = AdaptedLayer(31, 5, micro_rank=1, decay=0.0)
+    x, g = random.standard_normal(31, np.float32), random.standard_normal(5, np.float32)
+    layer.aim(x)
+    assert not layer.delta().any()  # it says nothing yet
+    layer.learn(x, g, 0.01)
+    np.testing.assert_allclose(layer.forward(x), -0.01 * g * (x @ x), rtol=1e-4, atol=1e-5)
+    held = layer.factors.copy()
+    layer.aim(-x)                   # it is in use, and there is no other
+    np.testing.assert_array_equal(layer.factors, held)
+
+
+def test_rewinding_takes_back_what_was_learnt_since_the_mark():
+    random = np.random.default_rng()
+    layer = AdaptedLayer(17, 5)
+
+    def learn():
+        for _ in range(3):
+            layer.learn(random.standard_normal(17, np.float32),
+                        random.standard_normal(5, np.float32), 0.1)
+    learn()
+    layer.mark()
+    marked, counts = layer.factors.copy(), dict(layer.counts)
+    learn()
+    layer.rewind()
+    np.testing.assert_array_equal(layer.factors, marked)
+    assert not layer.momentum.any() and layer.counts == counts and layer.drift() < 1e-6
