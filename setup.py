@@ -50,6 +50,7 @@ setup(
         'rosbags>=0.10',
         'safetensors>=0.4',
         'scipy>=1.8',
+        'threadpoolctl>=3.0',
         'torch>=2.4',
     ],
     extras_require={

@@ -10,6 +10,7 @@ import numpy as np
 
 from taolora_ros.features import feature_names
 from taolora_ros.shipped import find_model
+from taolora_ros.threads import use_one_thread
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
@@ -29,13 +30,9 @@ class Models:
 
         Raise ValueError when there is no such model or device, or its file cannot be used.
         """
-        import torch  # takes seconds, so only when it is needed
-
-        from taolora_ros.engine import make_engine
+        from taolora_ros.engine import make_engine  # brings torch with it
         from taolora_ros.model_file import load_model
-        # Windows are small, and threads that wait for each other on busy cores make them 5 to 30
-        # times slower than one thread is.
-        torch.set_num_threads(1)
+        use_one_thread()
         with said_of(f'{parameter}: '):
             path = find_model(name)
             model = self._loaded[path][0] if path in self._loaded else load_model(path)

@@ -40,7 +40,7 @@ def measure(calls: int, updates: int, windows: int) -> dict:
             'amortised_us': {'numpy': ours['together'][0], 'torch': torch['together'][0],
                              'budget': AMORTISED_BUDGET, 'batch': 32},
             'growth_bytes': found['growth_bytes'], 'updates': updates, 'saving': found['saving'],
-            'storage': found['storage'],
+            'storage': found['storage'], 'node': found['node'],
             'width': 768, 'rank': 2, 'batch': 1, 'threads': 1, 'calls': calls,
             'machine': machine(), 'load': [before, load()]}
 
@@ -61,7 +61,12 @@ def table(result: dict) -> Group:
     shown.add_row(f'update, {batch["batch"]} feedbacks at once, each', f'{batch["numpy"]:.2f}',
                   f'{batch["torch"]:.2f}', '', f'{batch["budget"]:g}')
     at_limit, saving, kept = (result[key] for key in ('update_at_limit_us', 'saving', 'storage'))
+    node = result['node']
     return Group(shown, Text(
+        f'in the node, ecg_beats: a feedback moves the next decision after '
+        f'{node["feedback_us"][0]:.0f} µs (p99 {node["feedback_us"][1]:.0f}), and is settled '
+        f'{node["settle_ms"][0]:.1f} ms later (p99 {node["settle_ms"][1]:.1f}); '
+        f'{node["feedbacks"]} feedbacks\n'
         f'update while the norm is at its limit: {at_limit[0]:.1f} µs (p99 {at_limit[1]:.1f})\n'
         f'memory after {result["updates"]} feedbacks: {result["growth_bytes"]:+d} bytes\n'
         f'factors of rank 8: float32 {kept["float32_bytes"]} bytes'

@@ -24,6 +24,7 @@ from taolora_ros.adaptation.q4 import pack_factors
 from taolora_ros.adaptation.saver import PAUSE, Saver
 from taolora_ros.adaptation.signal import Signal
 from taolora_ros.adaptation.targets import BASE_TARGETS, MICRO_TARGETS, layer_kinds
+from taolora_ros.bench.feedback import timed_feedback
 from taolora_ros.bench.processes import Process
 from taolora_ros.bench.torch_layer import TorchLayer
 from taolora_ros.engine import make_engine
@@ -33,6 +34,7 @@ from taolora_ros.shipped import find_model
 WIDTH, RANK, TOGETHER = 768, 2, 32
 TOKENS = 64          # drawn once and used over and over
 ROUNDS = 10          # of NumPy and PyTorch in turns
+FEEDBACKS = 64       # in the node
 WARM_UP = 50         # calls before those that count
 AT_LIMIT = 1e-6      # a largest norm that every update passes
 STEP = 1e-4
@@ -122,6 +124,13 @@ def speed(calls: int) -> dict:
     return found
 
 
+def in_the_node() -> dict:
+    """Return p50 and p99 of taking a feedback (µs) and of settling it (ms), as the node does."""
+    taken, settled = timed_feedback(FEEDBACKS)
+    return {'feedbacks': FEEDBACKS, 'feedback_us': percentiles([taken]),
+            'settle_ms': percentiles([settled])}
+
+
 def growth(updates: int) -> int:
     """Return by how many bytes the process has grown over so many feedbacks."""
     total = numpy_calls(AdaptedLayer(WIDTH, WIDTH, micro_rank=RANK, max_norm=1.0))['total']
@@ -203,7 +212,7 @@ class Clock:
 
 def inference(model: Model) -> Callable[[], object]:
     """Return a function that runs one window, a quarter of its tokens open."""
-    random, engine = np.random.default_rng(0), make_engine(model, 'reference', 'cpu')
+    random, engine = np.random.default_rng(0), make_engine(model, device='cpu')
     shape = (1, model.spec.window, model.network.features)
     features = random.standard_normal(shape, np.float32)
     gate = random.random((1, model.spec.tokens)) < 0.25
@@ -264,6 +273,7 @@ def main(calls: int, updates: int, windows: int) -> None:
         found = speed(calls)
     with tempfile.TemporaryDirectory() as folder:
         found['saving'] = saving(windows, folder)
+    found['node'] = in_the_node()
     print(json.dumps({**found, 'storage': storage(), 'growth_bytes': growth(updates)}))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from taolora_ros.recordings import Recording
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
+from taolora_ros.threads import use_one_thread
 
 START_NS = NANOSECONDS  # recordings without stamps begin here: stamps of 0 count as missing
 IMU_COLUMNS = ('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z')
@@ -34,11 +35,9 @@ class Candidate:
 
     def load(self):
         """Return (spec, engine, settings); raise ValueError naming what does not fit."""
-        import torch
-
         from taolora_ros.engine import make_engine
         from taolora_ros.model_file import load_model
-        torch.set_num_threads(1)  # windows are small: threads that wait for each other only cost
+        use_one_thread()
         model = load_model(self.model, self.precision)
         engine = make_engine(model, self.engine, self.device)
         return model.spec, engine, changed_settings(model.spec, self.settings)
