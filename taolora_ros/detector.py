@@ -57,7 +57,7 @@ class Detector:
         self.recorder = recorder
         self.memory: Memory | None = None  # is told of all tokens and events, to learn from
         self._gate = Gate(spec)
-        self._router: RouterGate | None = None  # once it was asked for
+        self._router: RouterGate | None = None  # while it is asked for
         self._stream = Stream(spec)
         self._waiting: list[Samples] = []
         self._waiting_count = 0
@@ -81,8 +81,8 @@ class Detector:
     def settings(self, settings: Settings) -> None:
         """Take valid settings as a whole; raise ValueError and keep the old ones otherwise."""
         settings.validate(self.spec)
-        if settings.gate == 'learned' and self._router is None:
-            self._start_router()
+        if (settings.gate == 'learned') != (self._router is not None):
+            self._use_router(settings.gate == 'learned')
         self._settings = settings
         self._gate.thresholds = settings.thresholds(self.spec)
 
@@ -244,12 +244,12 @@ class Detector:
             np.concatenate([s.values for s in waiting])))
         self._follow()
 
-    def _start_router(self) -> None:
-        """Let the router judge patches from now on, beginning with those still kept."""
+    def _use_router(self, wanted: bool) -> None:
+        """Let a router judge patches from now on, beginning with those still kept, or none."""
         from taolora_ros.adaptation.router import RouterGate, router_for
-        self._router = RouterGate(self.spec, router_for(self.spec))
+        self._router = RouterGate(self.spec, router_for(self.spec)) if wanted else None
         for track in self._tracks:  # the one that grows comes last, the router goes on with it
-            track.start_router(self._router)
+            track.use_router(self._router)
 
     def _follow(self) -> None:
         """Gate what the stream has grown by."""
@@ -258,7 +258,7 @@ class Detector:
                 self._gate.reset()
                 self._newest = Track(self.spec, segment)
                 if self._router:
-                    self._newest.start_router(self._router)
+                    self._newest.use_router(self._router)
                 self._tracks.append(self._newest)
             track = self._newest
             if self.recorder:

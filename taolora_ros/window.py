@@ -49,13 +49,16 @@ class Track:
         self.spec = spec
         self.segment = segment
         self.flags = Rows((), np.bool_)  # of the gate, one for each complete patch
-        self.learned: Rows | None = None  # likewise of the router, once it was asked for
+        self.learned: Rows | None = None  # likewise of the router, while it is asked for
         self.gated = 0                   # samples that both have seen
         self.last = 0                    # end of the last window, 0 before the first
         self.covered = 0.0               # position up to which windows decide tokens
 
-    def start_router(self, router: RouterGate) -> None:
+    def use_router(self, router: RouterGate | None) -> None:
         """Let ``router`` begin with the oldest whole patch that is kept, and judge up to now."""
+        self.learned = None
+        if router is None:
+            return
         patch = self.spec.patch
         first = -(-self.segment.features.first // patch)
         router.reset()

@@ -121,6 +121,23 @@ def test_asked_for_on_the_way_it_holds_from_the_next_window_on(spec, monkeypatch
     assert not np.array_equal(wanted, [window.gate for window in auto[on:off]])
 
 
+def test_it_costs_nothing_any_more_when_another_gate_is_chosen(monkeypatch):
+    samples, judged = recorded(IMU_FALLS), []
+    push = RouterGate.push
+    monkeypatch.setattr(RouterGate, 'push',
+                        lambda gate, rows: judged.append(len(rows)) or push(gate, rows))
+    detector = Detector(IMU_FALLS, settings=settings(IMU_FALLS, 'learned'))
+    detector.push(samples[:700])
+    detector.due()
+    assert judged
+    detector.settings = settings(IMU_FALLS)
+    judged.clear()
+    detector.push(samples[700:])
+    assert detector.due() and not judged
+    detector.settings = settings(IMU_FALLS, 'learned')
+    assert judged and detector.due() is not None
+
+
 def test_it_judges_segments_that_wait_and_each_anew():
     samples = recorded(IMU_FALLS)
     later = samples.stamps + samples.stamps[-1] - samples.stamps[0] + 3 * 10 ** 9
