@@ -186,6 +186,6 @@ def meet(arrived, goal):
     """Wait until ``goal`` programs have come here; what they wrote before can be read after."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem='acq_rel')
-    while tl.atomic_add(arrived, 0, sem='acq_rel') < goal:
+    while tl.atomic_add(arrived, 0, sem='acquire') < goal:
         pass
     tl.debug_barrier()

@@ -116,6 +116,8 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
                         t_ok, (KINDS >> stage) & 1, D, S, E, RANK, BM, ASM)
             if PERSISTENT:
                 meet(counters + 2 * window, TILES * (stage + 1))
+            else:  # a program alone: its threads read what others of them have stored
+                tl.debug_barrier()
         else:
             offset = scores + tokens * K
             finish_window(x0, x1, windows, head, rebuild, rebuild + Y * C, norm, squares, counters,
