@@ -120,6 +120,13 @@ class HalfNetwork:
         return (out[..., :-1].softmax(-1), 1.5 * out[..., -1].sigmoid() - 0.25,
                 wrong.square().mean(1).sqrt() / self._scale)
 
+    def tensors(self) -> list[Tensor]:
+        """Return all weights, which stay where they are."""
+        kept = [self._cos, self._sin, self._scale]
+        for layers in (self._linears, self._norms, self._convs, self._ends):
+            kept += [tensor for layer in layers.values() for tensor in layer]
+        return kept
+
     def _linear(self, name: str, x: Tensor, gate: Tensor) -> Tensor:
         weight, bias, a, b = self._linears[name]
         return torch.addmm(bias, x, weight) + gate * ((x @ a) @ b)
