@@ -11,6 +11,7 @@ from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.peers import HalfNetwork
 from taolora_ros.bench.timing import device_us, graphed, host_us
 from taolora_ros.engine.reference import ReferenceEngine
+from taolora_ros.kernels.layout import Tiles
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import MODELS, find_model
 
@@ -19,6 +20,8 @@ BATCHES = (1, 8, 64)
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
     'mega, 4 warps': ('mega', {'warps': 4}),
+    'mega, 16 warps': ('mega', {'warps': 16}),
+    'mega, 4 warps, hidden 32 at a time': ('mega', {'warps': 4, 'block_h': 32}),
     'mega, no prefetching': ('mega', {'stages': 1}),
     'mega, tiles of 32 tokens': ('mega', {'block_m': 32}),
     'mega, one program a window': ('mega', {'block_m': 64}),
@@ -26,6 +29,8 @@ VARIANTS = {
     'mega, hidden 128 at a time': ('mega', {'block_h': 128}),
     'mega, a launch a stage': ('mega', {'persistent': False}),
     'mega, no copies': ('mega', {'zero_copy': True}),
+    'fused, 16 columns a program': ('fused', {'tiles': Tiles(64, 16)}),
+    'fused, 64 columns a program': ('fused', {'tiles': Tiles(64, 64)}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),
     'fused, no copies': ('fused', {'zero_copy': True})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
