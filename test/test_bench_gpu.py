@@ -200,6 +200,7 @@ def test_a_layer_is_measured(tmp_path):
     assert main(['bench', 'gpu', '--part', 'layers', '--seconds', '100', '--size', '128',
                  '--rows', '16', '--rank', '16', '--json', str(file)]) == 0
     told = json.loads(file.read_text())
-    assert told['copy_gb_s'] > 10 and not told['compiling']['failed']
+    assert told['copy_gb_s'] > 10
+    assert not [row for row in told['compiling']['failed'] if row['way'] == gpu_layers.OURS]
     times = {row['way']: row.get('device_us') for row in told['layers']}
     assert times[gpu_layers.OURS] > 0.5 and times['fp16 + LoRA'] > 0.5

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from taolora_ros.bench.isolated import failure
-from taolora_ros.bench.peers import LAYER_PEERS
+from taolora_ros.bench.peers import COMPILED, LAYER_PEERS
 from taolora_ros.bench.timing import device_us, graphed
 from taolora_ros.quantization import quantize_weight
 
@@ -98,14 +99,20 @@ def cases(sizes, rows, ranks) -> list[dict]:
 
 
 def to_compile(sizes, rows) -> list[dict]:
-    """Return cases to compile before: rows and ranks share most of what they need."""
-    return [{'part': 'layers', 'size': k, 'rows': m, 'way': OURS} for k in sorted(sizes)[::-1]
-            for m in rows]
+    """Return cases to compile before: ranks share what they need."""
+    return [{'part': 'layers', 'size': k, 'rows': m, 'way': way} for way in (OURS, *COMPILED)
+            for k in sorted(sizes)[::-1] for m in rows]
 
 
 def compile_case(case: dict) -> None:
-    """Compile our layer in all shapes, without launching it."""
-    k, m = case['size'], case['rows']
+    """Compile our layer in all shapes, without launching it, or run a peer once."""
+    k, m, way = case['size'], case['rows'], case['way']
+    if way != OURS:
+        numbers = (torch.randn(*shape, device='cuda', dtype=torch.half)
+                   for shape in ((m, k), (k, k), (k, 16), (16, k)))
+        with suppress(ImportError):  # its row will say so
+            LAYER_PEERS[way](*numbers)()
+        return
     weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
                'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
     for shape in shapes(m, k):

@@ -65,6 +65,7 @@ def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
 
 LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'bitsandbytes NF4 + LoRA': nf4_layer,
                'torchao int4 + LoRA': torchao_layer, 'gemlite A8W4 + LoRA': gemlite_layer}
+COMPILED = ('gemlite A8W4 + LoRA',)  # by Triton, when they first run
 
 
 class HalfNetwork:
