@@ -2,8 +2,6 @@
 
 import logging
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 
 from taolora_ros.detector import Detector
 from taolora_ros.engine import make_engine
+from taolora_ros.engine.graph import make_buffers
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
 from taolora_ros.recordings import read_npz
@@ -91,6 +90,31 @@ def test_tiles_and_stages_apart_are_the_same_as_one_program(kernels):
     assert not launches[0].arguments['counters'].any()  # ready for the next launch
     assert len(launches) == blocks + 1
     assert launches[0].grid == (tokens // 16, 1)
+
+
+@pytest.mark.parametrize('model, shares, block_m', [('ecg_beats', 4, 64), ('imu_falls', 2, 32)])
+def test_several_programs_a_tile_are_the_same_as_one(kernels, model, shares, block_m):
+    from taolora_ros.engine.mega import MegaEngine
+    played = Played(model)
+    engine = MegaEngine(played.model, kernels.type, persistent=False, block_m=block_m,
+                        shares=shares, check=False)
+    engine.keeps_embedding = True
+    near(engine.run(played.windows[:1], played.gates[:1]), played)
+    launches = engine.slot(1).launches
+    assert not launches[0].arguments['counters'].any()  # ready for the next launch
+    assert len(launches) == 2 * len(played.model.network.blocks) + 1
+    assert launches[0].grid == (shares, played.model.spec.tokens // block_m, 1)
+
+
+def test_more_programs_a_tile_than_there_is_work_are_refused(kernels):
+    from taolora_ros.engine.mega import MegaEngine
+    model = load_model(find_model('imu_falls'))
+    engine = MegaEngine(model, 'cpu', programs=132, shares=8)
+    with pytest.raises(ValueError, match='hidden width: 512 is no multiple of 1024'):
+        engine.launches(make_buffers(model, 1, 'cpu'))
+    several = MegaEngine(model, 'cpu', programs=132, shares=4, block_m=16)
+    assert [several.launches(make_buffers(model, batch, 'cpu'))[0].grid
+            for batch in (8, 9, 64)] == [(4, 4, 8), (4, 9), (4, 64)]
 
 
 def test_windows_of_a_batch_do_not_disturb_each_other(kernels):
@@ -192,99 +216,6 @@ def test_replays_give_the_same_bits_again(name, zero_copy):
         scores = engine.run(windows[:batch], gates[:batch])
         assert np.abs(scores.probability[0] - first.probability[0]).mean() < 0.02
         assert np.array_equal(scores.probability[0], scores.probability[1])  # the same window
-
-
-WAYS = {'mega': {}, 'mega, a launch a stage': {'persistent': False},
-        'mega, one program a window': {'block_m': 64}, 'fused': {}, 'fused, sparing': {'lora': 2},
-        'streams': {}}
-
-
-def on_gpu(model, way):
-    from taolora_ros.engine.gpu import make_gpu_engine
-    return make_gpu_engine(way.split(',')[0], model, 'cuda', **WAYS[way])
-
-
-def in_threads(*works):
-    """Run functions side by side, each in a thread of its own, as the node runs its engine."""
-    with ThreadPoolExecutor(len(works)) as pool:
-        return [future.result() for future in [pool.submit(work) for work in works]]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize('way', WAYS)
-def test_windows_from_a_thread_with_weights_written_in_between(way):
-    played = Played('ecg_beats')
-    engine, reference = on_gpu(played.model, way), ReferenceEngine(played.model, 'cpu')
-    slot, shape, rng = engine.slot(1), played.gates[:1].shape, np.random.default_rng()
-
-    def work():
-        for i in range(300):
-            window = played.windows[[i % 2]]
-            gates = rng.random(shape) < rng.random()
-            first, again = engine.run(window, gates), engine.run(window, gates)
-            assert np.array_equal(first.probability, again.probability)
-            assert np.array_equal(first.anomaly, again.anomaly)
-            if i % 20 == 0:
-                name = ('head.bias', 'blocks.1.up.lora_b', 'blocks.3.mix.inner.lora_a')[i // 20 % 3]
-                value = engine.read_weights(name)[name]
-                value = value + 0.02 * rng.standard_normal(value.shape)
-                change = {name: value.astype(np.float16).astype(np.float32)}
-                reference.write_weights(change)
-                engine.write_weights(change)
-                first = engine.run(window, gates)
-            wanted = reference.run(window, gates)
-            assert np.abs(first.probability - wanted.probability).mean() < 0.02
-
-    in_threads(work)
-    assert engine.slot(1) is slot
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize('name', ENGINES)
-def test_weights_written_by_another_thread_are_seen_whole(name):
-    played = Played('ecg_beats')
-    engine = on_gpu(played.model, name)
-    windows, gates = played.windows.repeat(10, 0), np.ones_like(played.gates).repeat(10, 0)
-    old = engine.read_weights('head.bias', 'blocks.2.down.lora_b')
-    new = {key: (value + 0.5).astype(np.float16).astype(np.float32) for key, value in old.items()}
-    known = []
-    for weights in (old, new):
-        engine.write_weights(weights)
-        known.append(engine.run(windows[:1], gates[:1]).probability)
-    assert not np.array_equal(*known)
-    done = threading.Event()
-
-    def learn():
-        while not done.is_set():
-            for weights in (old, new):
-                engine.write_weights(weights)
-
-    def work():
-        try:
-            for i in range(300):
-                got = engine.run(windows[:1], gates[:1]).probability
-                assert any(np.array_equal(got, one) for one in known)
-                if i == 100:  # sizes that are captured meanwhile
-                    assert [len(engine.run(windows[:size], gates[:size]).offset)
-                            for size in (9, 20)] == [9, 20]
-        finally:
-            done.set()
-
-    in_threads(work, learn)
-
-
-@pytest.mark.gpu
-def test_two_models_run_side_by_side():
-    played = [Played('ecg_beats'), Played('imu_falls')]
-    engines = [on_gpu(one.model, 'mega') for one in played]
-
-    def work(engine, one):
-        windows, gates = one.windows.repeat(16, 0), one.gates.repeat(16, 0)
-        first = engine.run(windows, gates)
-        for _ in range(200):
-            assert np.array_equal(engine.run(windows, gates).probability, first.probability)
-
-    in_threads(*(lambda pair=pair: work(*pair) for pair in zip(engines, played)))
 
 
 @pytest.mark.gpu
