@@ -177,6 +177,7 @@ def test_variants_are_for_the_first_batch_alone_and_peers_come_first():
                for case in todo)
     ways = {case['way'] for case in gpu_layers.cases((128,), (1,), (8, 16))}
     assert ways == {*LAYER_PEERS, gpu_layers.OURS}
+    assert set(gpu.SLOW) <= {case['way'] for case in todo}
 
 
 def test_what_is_known_is_kept_whole(tmp_path):
