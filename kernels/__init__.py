@@ -3,7 +3,7 @@ Triton kernels of the TAO layer, one family a file, each beside its plain refere
 
     linear, quantize, gemv, join    the layer: fused; its parts; for few rows; on two streams
     attention, convolution          the mixers             patches, heads   both ends
-    window, tile                    a whole window         gate             the transient detector
+    window, shared_window, tile     a whole window         gate             the transient detector
     layout, window_layout           how weights lie        int4, rows, launch   what all share
 
 The folder lies at the root of the repository and is imported as `taolora_ros.kernels` through

@@ -27,6 +27,11 @@ class Launch:
         self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps,
                                num_stages=self.stages)
 
+    def compile(self) -> None:
+        """Compile the kernel for the GPU of this machine, into Triton's cache."""
+        self.kernel.warmup(**self.arguments, **self.constants, num_warps=self.warps,
+                           num_stages=self.stages, grid=self.grid)
+
     @property
     def name(self) -> str:
         """Name of the kernel."""

@@ -100,59 +100,82 @@ def mixed(inner, room, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr,
 
 
 @triton.jit
-def block_rest(x0, x1, m0, m1, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
-               RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, ASM: tl.constexpr):
-    """Add to X, in halves, the outer layer of what was mixed, and then the MLP."""
+def add_outer(x0, x1, m0, m1, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
+              RANK: tl.constexpr, BM: tl.constexpr, ASM: tl.constexpr):
+    """Add to X, in halves, the outer layer of what was mixed."""
     half: tl.constexpr = D // 2
-    d, h = tl.arange(0, half), tl.arange(0, BH)
-    limits = vectors + 4 * D
-    inverse = limits + 16 + D                    # of outer, up and down
-    outs = limits + 16 + 3 * D + S + 6 * D       # scale and bias of outer, up and down
+    d = tl.arange(0, half)
+    limits = vectors + 4 * D + 2
+    inverse = vectors + 5 * D + 16
+    outs = vectors + 4 * D + 16 + 3 * D + S + 6 * D       # scale and bias
     zero, no_u = tl.zeros((BM, half), tl.int32), tl.zeros((BM, RANK), tl.float32)
-
     a, at = factors + 5 * D * RANK, codes + 3 * D * half
-    q0, u = rounded(m0, inverse, limits + 2, no_u, a, D, RANK, half)
-    q1, u = rounded(m1, inverse + half, limits + 2, u, a + half * RANK, D, RANK, half)
+    q0, u = rounded(m0, inverse, limits, no_u, a, D, RANK, half)
+    q1, u = rounded(m1, inverse + half, limits, u, a + half * RANK, D, RANK, half)
     b = a + 2 * D * RANK
     s0 = add_products(zero, q0, q1, at, d, half, half, ASM)
     s1 = add_products(zero, q0, q1, at, half + d, half, half, ASM)
     x0 += completed(s0, u, outs, outs + D, b, opened, d, D, RANK)
     x1 += completed(s1, u, outs, outs + D, b, opened, half + d, D, RANK)
-
-    a, at, outs = factors + 8 * D * RANK, codes + 4 * D * half, outs + 2 * D
-    v0, v1 = normed(x0, x1, vectors + 2 * D, D)
-    q0, u = rounded(v0, inverse + D, limits + 4, no_u, a, D, RANK, half)
-    q1, u = rounded(v1, inverse + D + half, limits + 4, u, a + half * RANK, D, RANK, half)
-    b = a + 2 * D * RANK
-    a2, at2 = b + S * RANK, at + S * half
-    s0, s1, u2 = zero, zero, no_u
-    none = tl.zeros((BM, BH), tl.int32)
-    for j in range(0, S // 2, BH):
-        n = j + h
-        y = add_products(none, q0, q1, at, n, half, half, ASM)
-        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
-        c0, u2 = rounded(y, inverse + 2 * D + j, limits + 6, u2, a2 + j * RANK, S, RANK, BH)
-        n = S // 2 + j + h
-        y = add_products(none, q0, q1, at, n, half, half, ASM)
-        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
-        c1, u2 = rounded(y, inverse + 2 * D + S // 2 + j, limits + 6, u2,
-                         a2 + (S // 2 + j) * RANK, S, RANK, BH)
-        s0 = add_products(s0, c0, c1, at2 + j, d, S // 2, BH, ASM)
-        s1 = add_products(s1, c0, c1, at2 + j, half + d, S // 2, BH, ASM)
-    b2, outs = a2 + 2 * S * RANK, outs + 2 * S
-    x0 += completed(s0, u2, outs, outs + D, b2, opened, d, D, RANK)
-    x1 += completed(s1, u2, outs, outs + D, b2, opened, half + d, D, RANK)
     return x0, x1
 
 
 @triton.jit
-def store_inner(x0, x1, out, codes, factors, vectors, cos, sin, opened, t, t_ok, attends,
+def hidden_sums(x0, x1, codes, factors, vectors, opened, first, last, D: tl.constexpr,
+                S: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
+                ASM: tl.constexpr):
+    """Return what the MLP's hidden numbers first..last - 1 of each half add to its sums and U."""
+    half: tl.constexpr = D // 2
+    d, h = tl.arange(0, half), tl.arange(0, BH)
+    limits = vectors + 4 * D
+    inverse = limits + 16 + 2 * D
+    outs = limits + 16 + 3 * D + S + 8 * D                # scale and bias of up
+    a, at = factors + 8 * D * RANK, codes + 4 * D * half
+    zero, no_u = tl.zeros((BM, half), tl.int32), tl.zeros((BM, RANK), tl.float32)
+    v0, v1 = normed(x0, x1, vectors + 2 * D, D)
+    q0, u = rounded(v0, inverse, limits + 4, no_u, a, D, RANK, half)
+    q1, u = rounded(v1, inverse + half, limits + 4, u, a + half * RANK, D, RANK, half)
+    b = a + 2 * D * RANK
+    a2, at2 = b + S * RANK, at + S * half
+    s0, s1, u2 = zero, zero, no_u
+    none = tl.zeros((BM, BH), tl.int32)
+    for j in range(first, last, BH):
+        n = j + h
+        y = add_products(none, q0, q1, at, n, half, half, ASM)
+        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
+        c0, u2 = rounded(y, inverse + D + j, limits + 6, u2, a2 + j * RANK, S, RANK, BH)
+        n = S // 2 + j + h
+        y = add_products(none, q0, q1, at, n, half, half, ASM)
+        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
+        c1, u2 = rounded(y, inverse + D + S // 2 + j, limits + 6, u2,
+                         a2 + (S // 2 + j) * RANK, S, RANK, BH)
+        s0 = add_products(s0, c0, c1, at2 + j, d, S // 2, BH, ASM)
+        s1 = add_products(s1, c0, c1, at2 + j, half + d, S // 2, BH, ASM)
+    return s0, s1, u2
+
+
+@triton.jit
+def add_down(x0, x1, s0, s1, u2, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
+             RANK: tl.constexpr):
+    """Add to X, in halves, the MLP's outputs of all its sums and U."""
+    half: tl.constexpr = D // 2
+    d = tl.arange(0, half)
+    outs = vectors + 4 * D + 16 + 3 * D + S + 8 * D + 2 * S
+    b = factors + (10 * D + 3 * S) * RANK
+    x0 += completed(s0, u2, outs, outs + D, b, opened, d, D, RANK)
+    x1 += completed(s1, u2, outs, outs + D, b, opened, half + d, D, RANK)
+    return x0, x1
+
+
+@triton.jit
+def store_inner(x0, x1, out, codes, factors, vectors, cos, sin, opened, t, t_ok, attends, share,
                 D: tl.constexpr, S: tl.constexpr, E: tl.constexpr, RANK: tl.constexpr,
-                BM: tl.constexpr, ASM: tl.constexpr):
+                BM: tl.constexpr, SHARES: tl.constexpr, ASM: tl.constexpr):
     """Store the inner layer of the norm of X, (BM, 2 D) or (BM, 3 D); ``out`` starts a window.
 
-    D columns at a time: first halves of all heads, then the second ones, so that queries and keys
-    are turned (RoFormer) before anybody reads them.
+    D columns at a time, of which each of SHARES programs takes its share: first halves of all
+    heads, then the second ones, so that queries and keys are turned (RoFormer) before anybody
+    reads them.
     """
     half: tl.constexpr = D // 2
     turn: tl.constexpr = E // 2
@@ -168,7 +191,7 @@ def store_inner(x0, x1, out, codes, factors, vectors, cos, sin, opened, t, t_ok,
     parts, turning = 2 + attends, 2 * attends  # of a convolution none is turned
     columns = parts * D
     b = factors + 2 * D * RANK
-    for part in range(parts):
+    for part in range(share, parts, SHARES):
         n = part * D + i // turn * E + i % turn
         y0 = add_products(none, q0, q1, codes, n, half, half, ASM)
         y1 = add_products(none, q0, q1, codes, n + turn, half, half, ASM)
@@ -186,6 +209,6 @@ def meet(arrived, goal):
     """Wait until ``goal`` programs have come here; what they wrote before can be read after."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem='acq_rel')
-    while tl.atomic_add(arrived, 0, sem='acq_rel') < goal:
+    while tl.atomic_add(arrived, 0, sem='acquire') < goal:
         pass
     tl.debug_barrier()

@@ -29,17 +29,17 @@ from torch import Tensor
 from taolora_ros.kernels.heads import rebuild_errors, store_anomaly, store_scores
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.patches import embed
-from taolora_ros.kernels.tile import block_rest, meet, mixed, normed, store_inner
+from taolora_ros.kernels.tile import (add_down, add_outer, hidden_sums, meet, mixed, normed,
+                                      store_inner)
 from taolora_ros.kernels.window_layout import WindowWeights
 
 
 @triton.jit
-def finish_window(x0, x1, windows, head, rebuild, biases, norm, squares, counters, probability,
-                  offset, anomaly, embedding, window, tile, t, t_ok, T: tl.constexpr,
-                  D: tl.constexpr, C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
-                  FEATURES: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BY: tl.constexpr,
-                  TILES: tl.constexpr, PRECISION: tl.constexpr):
-    """Store what is read off a tile; the last tile of a window adds up its anomaly."""
+def read_tile(x0, x1, windows, head, rebuild, biases, norm, squares, probability, offset,
+              embedding, window, tile, t, t_ok, T: tl.constexpr, D: tl.constexpr,
+              C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr, BM: tl.constexpr,
+              BC: tl.constexpr, BY: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
+    """Store what is read off a tile, and its squared errors."""
     half: tl.constexpr = D // 2
     row, d, y, c = window * T + t, tl.arange(0, half), tl.arange(0, BY), tl.arange(0, BC)
     v0, v1 = normed(x0, x1, norm, D)
@@ -53,14 +53,21 @@ def finish_window(x0, x1, windows, head, rebuild, biases, norm, squares, counter
     h += tl.load(biases + y, mask=y < Y, other=0.0)[None, :]
     store_scores(h, probability, offset, row, t_ok, K, BY)
     found = rebuild_errors(h, windows, rebuild, biases + Y, row, t_ok, Y, C, BY, BC, PRECISION)
-    parts = squares + window * TILES * BC + c
-    tl.store(parts + tile * BC, found)
+    tl.store(squares + (window * TILES + tile) * BC + c, found)
+
+
+@triton.jit
+def close_window(squares, counters, scale, anomaly, window, T: tl.constexpr, C: tl.constexpr,
+                 FEATURES: tl.constexpr, BC: tl.constexpr, TILES: tl.constexpr,
+                 PROGRAMS: tl.constexpr):
+    """Add up a window's anomaly in the last of its programs to come here."""
     tl.debug_barrier()
-    if tl.atomic_add(counters + 2 * window + 1, 1, sem='acq_rel') == TILES - 1:
+    if tl.atomic_add(counters + 2 * window + 1, 1, sem='acq_rel') == PROGRAMS - 1:
         total = tl.zeros((BC,), tl.float32)
-        for other in range(TILES):
-            total += tl.load(parts + other * BC, cache_modifier='.cg')
-        store_anomaly(total, biases + Y + C, anomaly + window * FEATURES, T, C, FEATURES, BC)
+        at = squares + window * TILES * BC + tl.arange(0, BC)
+        for tile in range(TILES):
+            total += tl.load(at + tile * BC, cache_modifier='.cg')
+        store_anomaly(total, scale, anomaly + window * FEATURES, T, C, FEATURES, BC)
         tl.store(counters + 2 * window, 0)  # everybody is past them: ready for the next launch
         tl.store(counters + 2 * window + 1, 0)
 
@@ -103,9 +110,12 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
             weights = vectors + block * (18 * D + 3 * S + 16 + J * D)
             m0, m1 = mixed(inner + (block & 1) * inner_size, room, weights + 17 * D + 3 * S + 16,
                            t, t_ok, (KINDS >> block) & 1, T, D, J, E, BM, BT)
-            x0, x1 = block_rest(x0, x1, m0, m1, codes + block * (2 * D * D + S * D),
-                                factors + block * (11 * D + 3 * S) * RANK, weights, opened, D, S,
-                                RANK, BM, BH, ASM)
+            at = codes + block * (2 * D * D + S * D)
+            low_rank = factors + block * (11 * D + 3 * S) * RANK
+            x0, x1 = add_outer(x0, x1, m0, m1, at, low_rank, weights, opened, D, S, RANK, BM, ASM)
+            s0, s1, u = hidden_sums(x0, x1, at, low_rank, weights, opened, 0, S // 2, D, S, RANK,
+                                    BM, BH, ASM)
+            x0, x1 = add_down(x0, x1, s0, s1, u, low_rank, weights, opened, D, S, RANK)
         if stage < BLOCKS:
             tl.store(x, x0, mask=ok)
             tl.store(x + half, x1, mask=ok)
@@ -113,14 +123,18 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
                         codes + stage * (2 * D * D + S * D),
                         factors + stage * (11 * D + 3 * S) * RANK,
                         vectors + stage * (18 * D + 3 * S + 16 + J * D), cos, sin, opened, t,
-                        t_ok, (KINDS >> stage) & 1, D, S, E, RANK, BM, ASM)
+                        t_ok, (KINDS >> stage) & 1, 0, D, S, E, RANK, BM, 1, ASM)
             if PERSISTENT:
                 meet(counters + 2 * window, TILES * (stage + 1))
+            else:  # a program alone: its threads read what others of them have stored
+                tl.debug_barrier()
         else:
             offset = scores + tokens * K
-            finish_window(x0, x1, windows, head, rebuild, rebuild + Y * C, norm, squares, counters,
-                          scores, offset, offset + tokens, embedding, window, tile, t, t_ok, T, D,
-                          C, K, Y, FEATURES, BM, BC, BY, TILES, PRECISION)
+            read_tile(x0, x1, windows, head, rebuild, rebuild + Y * C, norm, squares, scores,
+                      offset, embedding, window, tile, t, t_ok, T, D, C, K, Y, BM, BC, BY, TILES,
+                      PRECISION)
+            close_window(squares, counters, rebuild + Y * C + Y + C, offset + tokens, window, T,
+                         C, FEATURES, BC, TILES, TILES)
 
 
 def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends: Tensor,
@@ -135,24 +149,29 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
     width, hidden, tokens = weights.width, weights.hidden, constants['T']
     check_sizes(width, hidden, constants['E'], block_h)
     batch, tiles = len(gates) // tokens, ceil_div(tokens, block_m)
-    power = triton.next_power_of_2
-    size = max(power(constants['C']), 16)
+    fixed = {**fixed_constants(weights, constants, block_m, block_h, precision),
+             'PERSISTENT': persistent and tiles > 1, 'ASM': not interpreted()}
     place = embedding.device
-    work = torch.empty(8 * batch * tokens * width + batch * tiles * size, device=place)
+    work = torch.empty(8 * batch * tokens * width + batch * tiles * fixed['BC'], device=place)
     arguments = {
         'windows': windows, 'gates': gates, 'codes': weights.codes, 'factors': weights.factors,
         'vectors': weights.vectors, 'ends': ends, 'work': work, 'scores': scores,
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place),
         'embedding': embedding, 'batch': batch}
-    fixed = {**constants, 'KINDS': weights.kinds, 'D': width, 'S': hidden, 'J': weights.taps,
-             'RANK': weights.rank, 'BM': block_m, 'BH': block_h,
-             'BT': max(power(tokens), 16), 'BC': size,
-             'BY': max(power(constants['Y']), 16), 'PERSISTENT': persistent and tiles > 1,
-             'PRECISION': precision, 'ASM': not interpreted()}
     count = constants['BLOCKS'] + 1
     steps = [(0, count)] if persistent else [(i, i + 1) for i in range(count)]
     return [Launch(window_kernel, (tiles, batch), {**arguments, 'first': first, 'last': last},
                    fixed, warps, stages) for first, last in steps]
+
+
+def fixed_constants(weights: WindowWeights, constants: dict[str, int], block_m: int, block_h: int,
+                    precision: str) -> dict:
+    """Return what kernels of a window know of a network when they are compiled."""
+    power = triton.next_power_of_2
+    return {**constants, 'KINDS': weights.kinds, 'D': weights.width, 'S': weights.hidden,
+            'J': weights.taps, 'RANK': weights.rank, 'BM': block_m, 'BH': block_h,
+            'BT': max(power(constants['T']), 16), 'BC': max(power(constants['C']), 16),
+            'BY': max(power(constants['Y']), 16), 'PRECISION': precision}
 
 
 def check_sizes(width: int, hidden: int, head: int, block_h: int) -> None:

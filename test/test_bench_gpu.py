@@ -1,17 +1,23 @@
 """The bench of a GPU: what it says without one, its tables, and the network it compares with."""
 
+import json
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from taolora_ros.bench import gpu, gpu_layers, gpu_networks
-from taolora_ros.bench.peers import HalfNetwork
-from taolora_ros.bench.timing import Deadline, host_us
+from taolora_ros.bench.isolated import Isolated
+from taolora_ros.bench.peers import LAYER_PEERS, HalfNetwork
+from taolora_ros.bench.timing import host_us
 from taolora_ros.cli import main
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
+from conftest import ROOT
 
 RESULT = {
     'provenance': {'gpu': 'Some GPU', 'torch': '2', 'triton': '3', 'commit': 'abc'},
@@ -87,9 +93,7 @@ def test_the_network_in_half_precision_is_the_same_network(name):
     assert np.abs(offset.numpy() - wanted.offset).mean() < 0.1
 
 
-def test_peers_that_are_missing_or_fail_say_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
-
+def test_peers_that_are_missing_or_fail_say_so():
     def missing():
         import no_such_package  # noqa: F401
 
@@ -97,27 +101,107 @@ def test_peers_that_are_missing_or_fail_say_so(monkeypatch):
     assert gpu_layers.attempt(lambda: 1 / 0)['note'].startswith('failed: ZeroDivisionError')
 
 
-def test_time_is_kept():
-    assert Deadline(-1).passed() and not Deadline(60).passed()
+def test_times_are_those_of_the_work():
     times = host_us(lambda: sum(range(100)), 50)
     assert 0 < times['p50_us'] <= times['p99_us']
 
 
-def test_a_way_that_fails_does_not_end_the_others(monkeypatch):
-    def fail(model, way, batches):
-        raise RuntimeError(f'{way} is broken')
+@pytest.fixture
+def worker(monkeypatch):
+    """Give a process that does what cases ask for, doomed or not."""
+    monkeypatch.setenv('PYTHONPATH', f'{ROOT}{os.pathsep}{ROOT / "test"}')
+    with Isolated('doomed_worker') as process:
+        yield process
 
-    seen = []
-    monkeypatch.setattr(gpu_networks, 'peer_rows', fail)
-    monkeypatch.setattr(gpu_networks, 'engine_rows', lambda model, way, batches: [
-        {'batch': batch, 'p50_us': 1.0} for batch in batches])
-    rows = gpu_networks.measure(Deadline(60), (1, 8), lambda *told: seen.append(told))
-    assert {row['way'] for row in rows if 'note' in row} == set(gpu_networks.PEERS)
-    assert 'is broken' in rows[0]['note']
-    mega = [row['batch'] for row in rows if row['way'] == 'mega' and row['model'] == 'ecg_beats']
-    assert mega == [1, 8]
-    assert all(row['batch'] == 1 for row in rows if row['way'] in gpu_networks.VARIANTS)
-    assert seen[-1][0] == seen[-1][1]
-    late = gpu_networks.measure(Deadline(-1), (1,), lambda *told: None)
-    assert len(late) == len(seen) - 1
-    assert all(row['note'] == 'skipped: the time was over' for row in late)
+
+def cases(*ways):
+    return [{'part': 'layers', 'way': way, 'size': 128} for way in ways]
+
+
+def run(worker, *ways, seconds=60.0):
+    return [row for case in cases(*ways) for row in gpu.run_case(worker, case, seconds)]
+
+
+def run_until(worker, until, *ways):
+    return list(gpu.run_all(worker, cases(*ways), until, lambda *told: None))
+
+
+@pytest.mark.parametrize('way, why, words, same', [
+    ('fails', 'failed: RuntimeError:', ' no such kernel', True),
+    ('breaks', 'failed: RuntimeError:', ' an illegal access', False),
+    ('ends', 'failed: the process ended:', ' segmentation fault', False)])
+def test_a_case_that_fails_loses_nothing_else(worker, way, why, words, same):
+    rows = run(worker, 'runs', way, 'runs')
+    assert [row.get('batch') for row in rows] == [1, 8, 1, None, 1, 8]
+    assert rows[3]['note'].startswith(why) and rows[3]['note'].endswith(words)
+    assert all(row['size'] == 128 and 'part' not in row for row in rows)
+    assert (rows[0]['process'] == rows[-1]['process']) is same
+    assert rows[0]['process'] == rows[2]['process']
+
+
+def test_a_case_that_hangs_is_ended(worker):
+    run(worker, 'runs')  # started
+    rows = run(worker, 'hangs', seconds=2.0)
+    assert rows[0]['batch'] == 1
+    assert rows[1]['note'].startswith('failed: no answer within 2 s') and rows[1]['lost']
+    assert run(worker, 'runs')[1]['batch'] == 8
+
+
+def test_a_way_that_is_lost_again_and_again_is_left_out(worker):
+    rows = run_until(worker, time.monotonic() + 100, 'ends', 'ends', 'ends', 'runs')
+    assert rows[4]['note'] == 'left out: this way was lost before'
+    assert rows[-1]['batch'] == 8
+    assert not any('lost' in row for row in rows)
+
+
+def test_what_there_is_no_time_for_says_so(worker):
+    rows = run_until(worker, time.monotonic() - 1, 'runs', 'runs')
+    assert [row['note'] for row in rows] == [gpu.SKIPPED] * 2
+
+
+def test_all_is_compiled_before_in_several_processes(worker, monkeypatch):
+    monkeypatch.setattr(gpu, 'WORKER', 'doomed_worker')
+    monkeypatch.setattr(gpu, 'run_case', lambda worker, case, seconds: [
+        row for row in worker.run(case, seconds) if 'note' in row])
+    todo = cases('runs', 'fails', 'runs')
+    told = gpu.compile_all(todo, 60.0, lambda *told: None)
+    assert [row['note'] for row in told['failed']] == ['failed: RuntimeError: no such kernel']
+    assert gpu.compile_all(todo, 0.0, lambda *told: None)['failed'] == [
+        {**case, 'note': gpu.SKIPPED} for case in todo]
+
+
+def test_variants_are_for_the_first_batch_alone_and_peers_come_first():
+    todo = gpu_networks.cases((1, 8))
+    assert todo[0]['way'] == gpu_networks.PEERS[0]
+    assert all((case['batches'] == [1]) is (case['way'] in gpu_networks.VARIANTS)
+               for case in todo)
+    ways = {case['way'] for case in gpu_layers.cases((128,), (1,), (8, 16))}
+    assert ways == {*LAYER_PEERS, gpu_layers.OURS}
+    assert set(gpu.SLOW) <= {case['way'] for case in todo}
+
+
+def test_what_is_known_is_kept_whole(tmp_path):
+    gpu.write(None, RESULT)
+    gpu.write(str(tmp_path / 'kept.json'), RESULT)
+    assert json.loads((tmp_path / 'kept.json').read_text())['layers'] == RESULT['layers']
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_row_is_said_in_a_line():
+    lines = [gpu.said(row) for row in (*RESULT['networks'], *RESULT['layers'])]
+    assert lines[1] == ('model m, batch 1, mega: p50 40.0 µs, p99 44.0 µs, device 30.0 µs, '
+                        'jitter 1.2 µs')
+    assert lines[2] == 'model m, fused: failed: no reason'
+    assert lines[3] == 'size 128, rows 1, rank 8, fp16 + LoRA: device 8.0 µs'
+
+
+@pytest.mark.gpu
+def test_a_layer_is_measured(tmp_path):
+    file = tmp_path / 'gpu.json'
+    assert main(['bench', 'gpu', '--part', 'layers', '--seconds', '100', '--size', '128',
+                 '--rows', '16', '--rank', '16', '--json', str(file)]) == 0
+    told = json.loads(file.read_text())
+    assert told['copy_gb_s'] > 10
+    assert not [row for row in told['compiling']['failed'] if row['way'] == gpu_layers.OURS]
+    times = {row['way']: row.get('device_us') for row in told['layers']}
+    assert times[gpu_layers.OURS] > 0.5 and times['fp16 + LoRA'] > 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import nullcontext
 
 
@@ -149,10 +150,17 @@ def _soak(args: argparse.Namespace, report) -> tuple[dict, object]:
 
 def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import gpu, gpu_layers, gpu_networks
+
+    def tell(done: int, total: int, what: str) -> None:
+        report(done, total, what)
+        if what:
+            print(what, file=sys.stderr, flush=True)
+
     result = gpu.measure(args.seconds, tuple(args.part or gpu.PARTS),
                          tuple(args.size or gpu_layers.SIZES), tuple(args.rows or gpu_layers.ROWS),
                          tuple(args.rank or gpu_layers.RANKS),
-                         tuple(args.batch or gpu_networks.BATCHES), report)
+                         tuple(args.batch or gpu_networks.BATCHES), tell,
+                         lambda known: gpu.write(args.json, known))
     return result, gpu.table(result)
 
 

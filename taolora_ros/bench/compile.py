@@ -38,13 +38,17 @@ def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
     if engine == ALONE:
         return alone(model)
     from taolora_ros.engine.gpu import make_gpu_engine
-    from taolora_ros.engine.graph import Fork, make_buffers
+    from taolora_ros.engine.graph import make_buffers
     made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target])
-    found = []
-    for batch in batches:
-        for step in made.launches(make_buffers(model, batch, 'cpu')):
-            found += [*step.here, *step.beside] if isinstance(step, Fork) else [step]
-    return found
+    return [launch for batch in batches
+            for launch in single(made.launches(make_buffers(model, batch, 'cpu')))]
+
+
+def single(steps) -> list:
+    """Return the launches of steps one by one."""
+    from taolora_ros.engine.graph import Fork
+    return [launch for step in steps for launch in (
+        (*step.here, *step.beside) if isinstance(step, Fork) else (step,))]
 
 
 def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],

@@ -2,36 +2,142 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 
+from taolora_ros.bench.isolated import Isolated, Lost
 from taolora_ros.bench.origin import commit
 
 PARTS = ('networks', 'layers')
-NETWORK_SHARE = 0.5  # of the time, for networks; layers get what is left
+NETWORK_SHARE = 0.5   # of the time, for networks; layers get what is left
+COMPILE_SHARE = 0.3   # of the time at most, before anything is measured
+CASE_SECONDS = {'networks': 40.0, 'layers': 60.0, 'copies': 60.0}  # then a case is given up
+SLOW = {'torch.compile reduce-overhead': 150.0}  # ways that may take longer
+GIVEN_UP = 2          # cases after which a way that does not answer is not tried again
+WORKER = 'taolora_ros.bench.gpu_worker'
+SKIPPED = 'skipped: the time was over'
 PACKAGES = ('torch', 'triton', 'bitsandbytes', 'torchao', 'gemlite')
 
 
-def measure(seconds: float, parts, sizes, rows, ranks, batches, report) -> dict:
-    """Measure what there is time for; raise ValueError without a CUDA device."""
+def measure(seconds: float, parts, sizes, rows, ranks, batches, report,
+            keep: Callable[[dict], None] = lambda result: None) -> dict:
+    """Measure what there is time for; raise ValueError without a CUDA device.
+
+    ``keep`` is given what is known after each row.
+    """
     import torch
     if not torch.cuda.is_available():
         raise ValueError('torch finds no CUDA device: nothing can be measured here')
     from taolora_ros.bench import gpu_layers, gpu_networks
-    from taolora_ros.bench.timing import Deadline, copy_bandwidth
-    whole = Deadline(seconds)
+    began = time.monotonic()
+    cases = {'networks': gpu_networks.cases(batches),
+             'layers': gpu_layers.cases(sizes, rows, ranks)}
+    todo = {'networks': gpu_networks.to_compile(batches),
+            'layers': gpu_layers.to_compile(sizes, rows)}
     result = {'what': 'one run of taolora bench gpu; medians, microseconds',
-              'provenance': provenance(), 'copy_gb_s': copy_bandwidth()}
-    if 'networks' in parts:
-        share = NETWORK_SHARE if 'layers' in parts else 1.0
-        result['networks'] = gpu_networks.measure(Deadline(seconds * share), batches, report)
-    if 'layers' in parts:
-        result['layers'] = gpu_layers.measure(whole, sizes, rows, ranks, report)
-    result['copy_gb_s_after'] = copy_bandwidth()
+              'provenance': provenance(), **{part: [] for part in parts}}
+    result['compiling'] = compile_all([case for part in parts for case in todo[part]],
+                                      seconds * COMPILE_SHARE, report)
+    with Isolated(WORKER) as worker:
+        def copies(name: str) -> None:
+            result.update({name: row.get('copy_gb_s') for row in run_case(
+                worker, {'part': 'copies'}, CASE_SECONDS['copies'])})
+            keep(result)
+
+        copies('copy_gb_s')
+        for part in parts:
+            share = NETWORK_SHARE if part == 'networks' and 'layers' in parts else 1.0
+            for row in run_all(worker, cases[part], began + seconds * share, report):
+                result[part].append(row)
+                keep(result)
+        copies('copy_gb_s_after')
     return result
+
+
+def compile_all(cases: list[dict], seconds: float, report) -> dict:
+    """Fill Triton's cache in as many processes as there are cores: nothing compiles later."""
+    began, failed, done = time.monotonic(), [], Counter()
+    waiting = iter(cases)  # next() of it is safe among threads
+
+    def work() -> None:
+        with Isolated(WORKER) as worker:
+            for case in waiting:
+                left = began + seconds - time.monotonic()
+                if left <= 0:
+                    failed.append({**case, 'note': SKIPPED})
+                    continue
+                failed.extend(run_case(worker, {**case, 'compile': True}, left))
+                done['all'] += 1
+                report(done['all'], len(cases), '')
+
+    count = min(len(os.sched_getaffinity(0)), len(cases))
+    with ThreadPoolExecutor(max(count, 1)) as pool:
+        for future in [pool.submit(work) for _ in range(count)]:
+            future.result()
+    return {'seconds': round(time.monotonic() - began, 1), 'processes': count, 'failed': failed}
+
+
+def run_all(worker: Isolated, cases: list[dict], until: float, report) -> Iterator[dict]:
+    """Yield the rows of cases until the time is over; what is left out says so."""
+    lost = Counter()
+    for number, case in enumerate(cases):
+        left = until - time.monotonic()
+        if left <= 0:
+            yield {**about(case), 'note': SKIPPED}
+            continue
+        if lost[case['way']] >= GIVEN_UP:
+            yield {**about(case), 'note': 'left out: this way was lost before'}
+            continue
+        limit = SLOW.get(case['way'], CASE_SECONDS[case['part']])
+        for row in run_case(worker, case, min(limit, left + 5.0)):
+            lost[case['way']] += row.pop('lost', 0)
+            report(number, len(cases), said(row))
+            yield row
+    report(len(cases), len(cases), '')
+
+
+def run_case(worker: Isolated, case: dict, seconds: float) -> Iterator[dict]:
+    """Yield the rows of a case; one whose process is lost has a note and ``lost``."""
+    try:
+        for row in worker.run(case, seconds):
+            yield {**about(case), **row}
+    except Lost as error:
+        yield {**about(case), 'note': f'failed: {error}', 'lost': 1}
+
+
+def about(case: dict) -> dict:
+    """Return what rows of a case have in common."""
+    return {key: value for key, value in case.items() if key not in ('part', 'batches', 'compile')}
+
+
+def said(row: dict) -> str:
+    """Return a row as one line."""
+    what = ', '.join(f'{key} {row[key]}' for key in ('model', 'batch', 'size', 'rows', 'rank')
+                     if key in row)
+    if 'note' in row:
+        return f'{what}, {row["way"]}: {row["note"]}'
+    figures = ', '.join(f'{key.removesuffix("_us")} {row[key]:.1f} µs' for key in (
+        'p50_us', 'p99_us', 'device_us', 'jitter_us') if key in row)
+    return f'{what}, {row["way"]}: {figures}'
+
+
+def write(path: str | None, result: dict) -> None:
+    """Write what is known, whole or not at all."""
+    if path is None:
+        return
+    part = Path(f'{path}.part')
+    part.write_text(json.dumps(result, indent=2, default=str) + '\n')
+    part.replace(path)
 
 
 def provenance() -> dict:
@@ -52,10 +158,10 @@ def provenance() -> dict:
 
 def table(result: dict) -> Group:
     """Return networks by way, layers by size, each beside fp16 + LoRA of the same run."""
-    about = result['provenance']
-    head = (f'{about["gpu"]}, torch {about["torch"]}, triton {about["triton"]}, commit '
-            f'{about["commit"]}; copies {result["copy_gb_s"]:.0f} GB/s before, '
-            f'{result["copy_gb_s_after"]:.0f} after')
+    origin = result['provenance']
+    head = (f'{origin["gpu"]}, torch {origin["torch"]}, triton {origin["triton"]}, commit '
+            f'{origin["commit"]}; copies {number(result["copy_gb_s"], 0)} GB/s before, '
+            f'{number(result["copy_gb_s_after"], 0)} after')
     shown = [head]
     if 'networks' in result:
         shown.append(network_table(result['networks']))
@@ -87,7 +193,7 @@ def network_table(rows: list[dict]) -> Table:
     return shown
 
 
-def layer_table(rows: list[dict], copy_gb_s: float) -> Table:
+def layer_table(rows: list[dict], copy_gb_s: float | None) -> Table:
     """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies."""
     peers = {(row['size'], row['rows'], row['rank']): row['device_us'] for row in rows
              if row['way'] == 'fp16 + LoRA' and 'device_us' in row}
@@ -104,7 +210,7 @@ def layer_table(rows: list[dict], copy_gb_s: float) -> Table:
         moved = row.get('bytes')
         shown.add_row(*map(str, case), row['way'], number(time), number(
             peer / time if peer and time else None, 2),
-            number(100 * moved / time / 1e3 / copy_gb_s if moved and time else None),
+            number(100 * moved / time / 1e3 / copy_gb_s if moved and time and copy_gb_s else None),
             row.get('note', row.get('shape', '')))
     return shown
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from taolora_ros.bench.peers import LAYER_PEERS
-from taolora_ros.bench.timing import Deadline, device_us, graphed
+from taolora_ros.bench.isolated import failure
+from taolora_ros.bench.peers import COMPILED, LAYER_PEERS
+from taolora_ros.bench.timing import device_us, graphed
 from taolora_ros.quantization import quantize_weight
 
 SIZES = (128, 256, 512, 768, 1024, 4096)
 ROWS = (1, 16, 64, 256, 1024)
 RANKS = (8, 16)
+TIMES = 20    # a layer is captured in one graph
 WRONG = 1e-3  # relative error from which a shape is not counted
 OURS = 'ours, W4A4 + gated LoRA'
 
@@ -88,69 +91,83 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
     return [quantize_launch(x, arranged, codes, u), product]
 
 
-def measure(deadline: Deadline, sizes, rows, ranks, report) -> list[dict]:
-    """Measure all layers as long as there is time; one row for each way and case."""
-    cases = [(k, m, r) for k in sizes for m in rows for r in ranks]
-    found = []
-    for number, (k, m, rank) in enumerate(cases):
-        report(number, len(cases), f'{k} x {k}, M = {m}, rank {rank}')
-        if deadline.passed():
-            found.append({'size': k, 'rows': m, 'rank': rank, 'way': 'all',
-                          'note': 'skipped: the time was over'})
-            continue
-        found += layer_rows(k, m, rank)
-    report(len(cases), len(cases), 'layers')
-    return found
+def cases(sizes, rows, ranks) -> list[dict]:
+    """Return what is to be measured: layer by layer all ways, the highest rank first."""
+    return [{'part': 'layers', 'size': k, 'rows': m, 'rank': r, 'way': way}
+            for r in sorted(ranks, reverse=True) for k in sizes for m in rows
+            for way in (*LAYER_PEERS, OURS)]
 
 
-def layer_rows(k: int, m: int, rank: int) -> list[dict]:
-    """Measure one layer: the peers, and ours in its best shape."""
+def to_compile(sizes, rows) -> list[dict]:
+    """Return cases to compile before: ranks share what they need."""
+    return [{'part': 'layers', 'size': k, 'rows': m, 'way': way} for way in (OURS, *COMPILED)
+            for k in sorted(sizes)[::-1] for m in rows]
+
+
+def compile_case(case: dict) -> None:
+    """Compile our layer in all shapes, without launching it, or run a peer once."""
+    k, m, way = case['size'], case['rows'], case['way']
+    if way != OURS:
+        numbers = (torch.randn(*shape, device='cuda', dtype=torch.half)
+                   for shape in ((m, k), (k, k), (k, 16), (16, k)))
+        with suppress(ImportError):  # its row will say so
+            LAYER_PEERS[way](*numbers)()
+        return
+    weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
+               'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
+    for shape in shapes(m, k):
+        for launch in layer_launches(shape, torch.zeros(m, k), weights,
+                                     torch.zeros(m, dtype=torch.uint8), torch.zeros(m, k)):
+            launch.compile()
+
+
+def rows(case: dict) -> Iterator[dict]:
+    """Yield the row of one layer by a peer, or by ours in its best shape."""
+    k, m, rank, way = (case[key] for key in ('size', 'rows', 'rank', 'way'))
     g = torch.Generator('cuda').manual_seed(k * m + rank)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, device='cuda', generator=g)
 
     x, w, a, b = random(m, k), random(k, k) / k ** 0.5, random(k, rank) / k ** 0.5, random(rank, k)
-    about = {'size': k, 'rows': m, 'rank': rank}
-    found = []
-    for way, make in LAYER_PEERS.items():
-        found.append({**about, 'way': way, **attempt(
-            lambda: make(*(t.half() for t in (x, w, a, b))))})
+    if way != OURS:
+        yield attempt(lambda: LAYER_PEERS[way](*(t.half() for t in (x, w, a, b))))
+        return
     codes, scale = quantize_weight(w)
     weights = {'codes': codes, 'w_scale': scale, 'x_inv': torch.full((k,), 2.5, device='cuda'),
                'a': torch.cat([a, a]), 'b': b}
     gate = (torch.rand(m, device='cuda', generator=g) < 0.25).to(torch.uint8)
-    tried = [(shape, checked(shape, x, weights, gate)) for shape in shapes(m, k)]
+    wanted = exact(x, weights, gate)
+    tried = [(shape, checked(shape, x, weights, gate, wanted)) for shape in shapes(m, k)]
     ran = [pair for pair in tried if 'device_us' in pair[1]]
     best = min(ran, key=lambda pair: pair[1]['device_us']) if ran else tried[0]
     moved = 4 * m * 2 * k + k * k // 2 + 4 * k * rank + 2 * rank * k + 12 * k
-    found.append({**about, 'way': OURS, **best[1], 'shape': str(best[0]), 'bytes': moved,
-                  'tried': {str(shape): row.get('device_us', row.get('note'))
-                            for shape, row in tried}})
-    return found
+    yield {**best[1], 'shape': str(best[0]), 'bytes': moved,
+           'tried': {str(shape): row.get('device_us', row.get('note')) for shape, row in tried}}
 
 
-def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor) -> dict:
+def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor, wanted: Tensor) -> dict:
     """Return the time of our layer in one shape, or that it is wrong there."""
-    from taolora_ros.kernels.linear import linear_reference
-    out = torch.full((len(x), weights['codes'].shape[1]), torch.nan, device=x.device)
+    out = torch.full_like(wanted, torch.nan, dtype=torch.float32)
     row = attempt(lambda: our_layer(shape, x, weights, gate, out))
     if 'device_us' not in row:
         return row
-    exact = {name: value.double() for name, value in weights.items()}
-    exact['a'], exact['b'] = (exact[name].half().double() for name in ('a', 'b'))
-    wanted = linear_reference(x.double(), gate.double(), **exact, x_zero=None,
-                              bias=torch.zeros(out.shape[1], device=x.device).double())
     off = float((out - wanted).norm() / wanted.norm())
     return row if off < WRONG else {'note': f'wrong by {off:.2g}'}
 
 
+def exact(x: Tensor, weights: dict, gate: Tensor) -> Tensor:
+    """Return what the layer gives in float64, with the LoRA's factors as kernels hold them."""
+    from taolora_ros.kernels.linear import linear_reference
+    fine = {name: value.double() for name, value in weights.items()}
+    fine['a'], fine['b'] = (fine[name].half().double() for name in ('a', 'b'))
+    bias = torch.zeros(len(weights['codes'][0]), device=x.device, dtype=torch.float64)
+    return linear_reference(x.double(), gate.double(), **fine, x_zero=None, bias=bias)
+
+
 def attempt(make: Callable[[], Callable[[], object]]) -> dict:
     """Return the device's microseconds of what ``make`` returns, or why there are none."""
-    try:
-        return {'device_us': device_us(graphed(make()))}
-    except ImportError as error:
-        return {'note': f'not installed ({error.name})'}
-    except Exception as error:  # a peer may raise anything, and one must not end the others
-        torch.cuda.synchronize()
-        return {'note': f'failed: {type(error).__name__}: {" ".join(str(error).split()):.200}'}
+    try:  # many in one graph: the host takes longer to launch a graph than a small layer to run
+        return {'device_us': device_us(graphed(make(), TIMES), replays=1) / TIMES}
+    except Exception as error:  # whatever a peer may raise: one must not end the others
+        return {'note': failure(error)}

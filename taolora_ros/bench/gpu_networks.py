@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.peers import HalfNetwork
-from taolora_ros.bench.timing import Deadline, device_us, graphed, host_us
+from taolora_ros.bench.timing import device_us, graphed, host_us
 from taolora_ros.engine.reference import ReferenceEngine
+from taolora_ros.kernels.layout import Tiles
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import MODELS, find_model
 
@@ -16,7 +19,14 @@ BATCHES = (1, 8, 64)
 # name of the row: engine and how it is made; as users get it, and changed in one thing
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
+    'mega, 4 programs a tile': ('mega', {'shares': 4}),
+    'mega, 4 programs a tile, 4 warps': ('mega', {'shares': 4, 'warps': 4}),
+    'mega, 4 programs a tile, hidden 32 at a time': ('mega', {'shares': 4, 'block_h': 32}),
+    'mega, 8 programs a tile, hidden 32 at a time': ('mega', {'shares': 8, 'block_h': 32}),
+    'mega, 2 programs a tile': ('mega', {'shares': 2}),
     'mega, 4 warps': ('mega', {'warps': 4}),
+    'mega, 16 warps': ('mega', {'warps': 16}),
+    'mega, 4 warps, hidden 32 at a time': ('mega', {'warps': 4, 'block_h': 32}),
     'mega, no prefetching': ('mega', {'stages': 1}),
     'mega, tiles of 32 tokens': ('mega', {'block_m': 32}),
     'mega, one program a window': ('mega', {'block_m': 64}),
@@ -24,34 +34,53 @@ VARIANTS = {
     'mega, hidden 128 at a time': ('mega', {'block_h': 128}),
     'mega, a launch a stage': ('mega', {'persistent': False}),
     'mega, no copies': ('mega', {'zero_copy': True}),
+    'fused, 16 columns a program': ('fused', {'tiles': Tiles(64, 16)}),
+    'fused, 64 columns a program': ('fused', {'tiles': Tiles(64, 64)}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),
     'fused, no copies': ('fused', {'zero_copy': True})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
 
 
-def measure(deadline: Deadline, batches, report) -> list[dict]:
-    """Measure the shipped networks; one row for each way, network and batch.
+def cases(batches) -> list[dict]:
+    """Return what is to be measured, what matters most first.
 
-    What matters most comes first; variants, which compile anew, are for the first batch alone.
+    Variants are for the first batch alone.
     """
-    ways = (PEERS[0], *PLAIN, 'reference', PEERS[1], *VARIANTS)
-    cases = [(name, way) for way in ways for name in MODELS]
-    found = []
-    for number, (name, way) in enumerate(cases):
-        report(number, len(cases), f'{name}: {way}')
-        if deadline.passed():
-            found.append({'model': name, 'way': way, 'note': 'skipped: the time was over'})
-            continue
-        model = load_model(find_model(name))
-        try:
-            rows = peer_rows(model, way, batches) if way in PEERS else engine_rows(
-                model, way, batches[:1] if way in VARIANTS else batches)
-        except Exception as error:  # one way must not end the others
-            rows = [{'note': f'failed: {type(error).__name__}: '
-                             f'{" ".join(str(error).split()):.300}'}]
-        found += [{'model': name, 'way': way, **row} for row in rows]
-    report(len(cases), len(cases), 'networks')
-    return found
+    ways = (PEERS[0], *PLAIN, 'reference', *VARIANTS, PEERS[1])
+    return [{'part': 'networks', 'model': name, 'way': way,
+             'batches': list(batches[:1] if way in VARIANTS else batches)}
+            for way in ways for name in MODELS]
+
+
+def to_compile(batches) -> list[dict]:
+    """Return cases to compile before, what takes longest first."""
+    found = [case for case in cases(batches) if case['way'] in (PEERS[1], *PLAIN, *VARIANTS)]
+    return sorted(found, key=lambda case: (case['way'] != PEERS[1], case['way'] not in PLAIN))
+
+
+def compile_case(case: dict) -> None:
+    """Compile what a way launches, without launching it."""
+    from taolora_ros.bench.compile import single
+    from taolora_ros.engine.gpu import make_gpu_engine
+    from taolora_ros.engine.graph import EARLY, make_buffers
+    model, way = load_model(find_model(case['model'])), case['way']
+    if way in PEERS:
+        for _ in peer_rows(model, way, case['batches'], calls=3):
+            pass
+        return
+    name, options = {**PLAIN, **VARIANTS}[way]
+    options = {key: value for key, value in options.items() if key != 'zero_copy'}
+    count = torch.cuda.get_device_properties(0).multi_processor_count
+    engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
+    for batch in sorted({*EARLY, *case['batches']}):
+        for launch in single(engine.launches(make_buffers(model, batch, 'cpu'))):
+            launch.compile()
+
+
+def rows(case: dict) -> Iterator[dict]:
+    """Yield a row for each batch of one way to run one network."""
+    model, way = load_model(find_model(case['model'])), case['way']
+    return (peer_rows if way in PEERS else engine_rows)(model, way, case['batches'])
 
 
 def given(model: Model, batch: int, share: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
@@ -61,18 +90,15 @@ def given(model: Model, batch: int, share: float = 0.25) -> tuple[np.ndarray, np
     return windows, rng.random((batch, model.spec.tokens)) < share
 
 
-def engine_rows(model: Model, way: str, batches) -> list[dict]:
+def engine_rows(model: Model, way: str, batches) -> Iterator[dict]:
     """Measure one of our engines."""
     from taolora_ros.engine.gpu import make_gpu_engine
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = start_memory()
     if way == 'reference':
         engine, name = ReferenceEngine(model, 'cuda'), 'reference'
     else:
         name, options = {**PLAIN, **VARIANTS}[way]
         engine = make_gpu_engine(name, model, 'cuda', **options)
-    rows = []
     for batch in batches:
         windows, gates = given(model, batch)
         row = {'batch': batch, **host_us(lambda: engine.run(windows, gates),
@@ -81,11 +107,16 @@ def engine_rows(model: Model, way: str, batches) -> list[dict]:
             slot = engine.slot(batch)
             row |= {'device_us': device_us(slot.start), 'launches': len(slot.launches),
                     'weight_bytes': count_window(model, name).weight_bytes}
-        if batch == 1:
-            row |= jitter(engine, model)
-        rows.append(row)
-    peak = torch.cuda.max_memory_allocated() - before
-    return [{**row, 'peak_bytes': peak} for row in rows]
+            if batch == 1:
+                row |= jitter(engine, model)
+        yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
+
+
+def start_memory() -> int:
+    """Begin to watch the peak of memory; return what is taken already."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def jitter(engine, model: Model) -> dict[str, float]:
@@ -99,13 +130,10 @@ def jitter(engine, model: Model) -> dict[str, float]:
             'jitter_us': abs(p99['open'] - p99['closed'])}
 
 
-def peer_rows(model: Model, way: str, batches) -> list[dict]:
+def peer_rows(model: Model, way: str, batches, calls: int = 1000) -> Iterator[dict]:
     """Measure the same network in fp16 + LoRA, with the same copies in and out."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = start_memory()
     network = HalfNetwork(model)
-    rows = []
     for batch in batches:
         windows, gates = given(model, batch)
         pinned = [torch.as_tensor(t).pin_memory() for t in (windows, gates)]
@@ -119,7 +147,7 @@ def peer_rows(model: Model, way: str, batches) -> list[dict]:
                 for host, result in zip(outputs, run(*device)):
                     host.copy_(result, non_blocking=True)
 
-            start = graphed(work) if 'graph' in way else compiled(network, work)
+            start = graphed(work) if 'graph' in way else compiled(network, work, device)
 
             def host():
                 pinned[0].numpy()[:], pinned[1].numpy()[:] = windows, gates
@@ -127,13 +155,14 @@ def peer_rows(model: Model, way: str, batches) -> list[dict]:
                 torch.cuda.current_stream().synchronize()
                 return [t.numpy().copy() for t in outputs]
 
-            rows.append({'batch': batch, **host_us(host), 'device_us': device_us(start),
-                         'weight_bytes': count_window(model, 'fp16').weight_bytes})
-    peak = torch.cuda.max_memory_allocated() - before
-    return [{**row, 'peak_bytes': peak} for row in rows]
+            row = {'batch': batch, **host_us(host, calls), 'device_us': device_us(start),
+                   'weight_bytes': count_window(model, 'fp16').weight_bytes}
+        yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
 
 
-def compiled(network: HalfNetwork, work):
-    """Return ``work`` with the network compiled by torch."""
+def compiled(network: HalfNetwork, work, inputs):
+    """Return ``work`` with the network compiled by torch, which copies no weights and inputs."""
+    for tensor in (*network.tensors(), *inputs):
+        torch._dynamo.mark_static_address(tensor)
     fast = torch.compile(network.__call__, mode='reduce-overhead', dynamic=False)
     return lambda: work(fast)

@@ -65,6 +65,7 @@ def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
 
 LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'bitsandbytes NF4 + LoRA': nf4_layer,
                'torchao int4 + LoRA': torchao_layer, 'gemlite A8W4 + LoRA': gemlite_layer}
+COMPILED = ('gemlite A8W4 + LoRA',)  # by Triton, when they first run
 
 
 class HalfNetwork:
@@ -119,6 +120,13 @@ class HalfNetwork:
         wrong = (patches - rebuilt).float().view(batch, -1, self._network.features)
         return (out[..., :-1].softmax(-1), 1.5 * out[..., -1].sigmoid() - 0.25,
                 wrong.square().mean(1).sqrt() / self._scale)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all weights, which stay where they are."""
+        kept = [self._cos, self._sin, self._scale]
+        for layers in (self._linears, self._norms, self._convs, self._ends):
+            kept += [tensor for layer in layers.values() for tensor in layer]
+        return kept
 
     def _linear(self, name: str, x: Tensor, gate: Tensor) -> Tensor:
         weight, bias, a, b = self._linears[name]

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-REPLAYS = 20  # of a graph between two events: what the events themselves cost is spread over them
+REPLAYS = 20       # of a graph between two events: what these cost themselves is spread over them
+WARM_DEVICE = 0.02  # s of work before anything is timed: clocks rise under load
+WARM_HOST = 0.2
 
 
-def graphed(work: Callable[[], object]) -> Callable[[], None]:
-    """Capture ``work`` in a CUDA graph; return what replays it, without waiting."""
+def graphed(work: Callable[[], object], times: int = 1) -> Callable[[], None]:
+    """Capture ``work``, so many ``times``, in a CUDA graph; return what replays it, not waiting."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # twice: compiling, and then warm
@@ -21,12 +23,17 @@ def graphed(work: Callable[[], object]) -> Callable[[], None]:
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        for _ in range(times):
+            work()
     return graph.replay
 
 
 def device_us(start: Callable[[], None], rounds: int = 15, replays: int = REPLAYS) -> float:
     """Return the median microseconds that the device takes for one ``start()``."""
+    warm = time.perf_counter() + WARM_DEVICE
+    while time.perf_counter() < warm:
+        start()
+        torch.cuda.synchronize()
     times = []
     for _ in range(rounds + 2):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -41,11 +48,14 @@ def device_us(start: Callable[[], None], rounds: int = 15, replays: int = REPLAY
 
 def host_us(work: Callable[[], object], calls: int = 1000) -> dict[str, float]:
     """Return p50 and p99 of the microseconds of ``work()``, which waits for its result."""
+    warm = time.perf_counter() + WARM_HOST
+    while time.perf_counter() < warm:
+        work()
     times = np.empty(calls)
-    for i in range(-min(calls // 10, 50), calls):
+    for i in range(calls):
         began = time.perf_counter()
         work()
-        times[max(i, 0)] = time.perf_counter() - began
+        times[i] = time.perf_counter() - began
     p50, p99 = np.percentile(times * 1e6, (50, 99))
     return {'p50_us': float(p50), 'p99_us': float(p99)}
 
@@ -56,14 +66,3 @@ def copy_bandwidth(megabytes: int = 512) -> float:
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device='cuda')
     target = torch.empty_like(source)
     return 2 * size / device_us(lambda: target.copy_(source), 7, 4) / 1e3
-
-
-class Deadline:
-    """Tells whether there is time left for another case."""
-
-    def __init__(self, seconds: float):
-        self._end = time.monotonic() + seconds
-
-    def passed(self) -> bool:
-        """Return whether the time is over."""
-        return time.monotonic() > self._end

@@ -1,0 +1,37 @@
+"""The process in which `taolora bench gpu` compiles or measures one case after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from taolora_ros.bench import gpu_layers, gpu_networks
+from taolora_ros.bench.isolated import serve
+from taolora_ros.bench.timing import copy_bandwidth
+
+PARTS = {'networks': gpu_networks, 'layers': gpu_layers}
+
+
+def answer(case: dict) -> Iterable[dict]:
+    """Return the rows of a case, or the rate of copies; ``compile`` only fills Triton's cache."""
+    if case['part'] == 'copies':
+        return [{'copy_gb_s': copy_bandwidth()}]
+    part = PARTS[case['part']]
+    if case.get('compile'):
+        part.compile_case(case)
+        return []
+    return part.rows(case)
+
+
+def works() -> bool:
+    """Return whether the GPU still does what this process asks for."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+if __name__ == '__main__':
+    serve(answer, works)
