@@ -52,9 +52,9 @@ def excerpt():
     return next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
 
 
-def quiet(heard, least=0, seconds=1.5):
+def quiet(heard, least=0, seconds=2.5):
     """Wait until ``least`` messages have arrived in ``heard``, and then no more; return them."""
-    wait_for(lambda: len(heard) >= least, 30)
+    wait_for(lambda: len(heard) >= least, 60)
     last = -1
     while len(heard) != last:
         last = len(heard)
@@ -68,7 +68,7 @@ def status(talker, stream, rounds=1, node='taolora'):
 
     def found():
         return [s for array in heard for s in array.status if s.name == f'{node}: {stream}']
-    wait_for(lambda: len(found()) >= rounds, 10 + rounds)
+    wait_for(lambda: len(found()) >= rounds, 60 + rounds)
     return found()[-1].level, found()[-1].message, {v.key: v.value for v in found()[-1].values}
 
 
