@@ -14,6 +14,8 @@ from taolora_msgs.msg import Biosignal
 from taolora_ros import recordings, shipped
 
 SECOND = 1_000_000_000
+# What may be counted of messages that are stamped by arrival, where a busy machine pauses.
+PAUSES = {f'count.{name}' for name in ('gap', 'gap_restart', 'late', 'repeated')}
 
 
 def blocks(values, rate, start, size=36, unit='mV', first=0):
