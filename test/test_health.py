@@ -84,6 +84,14 @@ def test_values_at_a_rail_are_said_to_be_so():
     assert any('at the end of its range (-8 or 8)' in p for p in reports[-1].problems)
 
 
+@pytest.mark.parametrize('count, said', [(3, False), (6, True)])
+def test_a_few_equal_values_at_the_end_of_a_range_are_chance(count, said):
+    values = moving_imu(20, 100, np.random.default_rng())
+    values[1950:1950 + count, 0] = 7.77
+    problems = '; '.join(watch(IMU_FALLS, values, 100)[-1].problems)
+    assert ('acc_x at the end of its range' in problems) == said
+
+
 def test_a_spike_hides_no_rail():
     values = moving_imu(20, 100, np.random.default_rng())
     values[:, 0] = np.minimum(4 * values[:, 0], 8.0)
