@@ -246,8 +246,8 @@ def test_headerless_numbers_are_stamped_by_arrival_and_warned_about_once(talker)
 def test_simulated_time_that_stands_still_holds_nothing_up(talker):
     # reliable: a lost message restarts the segment, and then too few beats are decided
     with NodeProcess('-r', '__ns:=/sim', *reliable('/sim/ecg'), max_lag=60.0, streams='[heart]',
-                     use_sim_time='true', heart__topic='ecg', heart__type='taolora_msgs/msg/Biosignal',
-                     heart__model='ecg_beats') as node:
+                     use_sim_time='true', heart__topic='ecg',
+                     heart__type='taolora_msgs/msg/Biosignal', heart__model='ecg_beats') as node:
         node.ready()
         events = talker.listen(Event, '/sim/taolora/events')
         publisher = talker.publisher(Biosignal, '/sim/ecg')
