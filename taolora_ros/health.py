@@ -21,6 +21,7 @@ LEAD_TIME = 3.0   # s ... for so long
 STEPS = 100       # smallest steps that a channel's range must hold for its ends to be rails
 MOVING = 10       # smallest steps from lowest to highest that are movement
 RAILED = 0.02     # part of the samples at a rail from which it is said
+RUN = 5           # samples in a row at an end of the range that are a rail and not chance
 
 
 @dataclass
@@ -136,9 +137,7 @@ class Health:
 
 
 def _in_runs(hit: np.ndarray) -> int:
-    """Count the elements of ``hit`` (n,) that lie in runs of three or more."""
-    middle = hit[:-2] & hit[1:-1] & hit[2:]
-    inside = np.zeros(len(hit), bool)
-    for shift in range(3):
-        inside[shift:shift + len(middle)] |= middle
-    return int(inside.sum())
+    """Count the elements of ``hit`` (n,) that lie in runs of RUN or more."""
+    edges = np.flatnonzero(np.diff(hit, prepend=False, append=False))
+    lengths = edges[1::2] - edges[::2]
+    return int(lengths[lengths >= RUN].sum())

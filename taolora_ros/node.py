@@ -34,7 +34,8 @@ def run(args: list[str] | None = None) -> int:
     import rclpy
 
     from taolora_ros.taolora_node import TaoloraNode
-    for number, handler in zip(SIGNALS, before):  # from here on ROS takes care of them
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait until ROS takes care of them
+    for number, handler in zip(SIGNALS, before):
         signal.signal(number, handler)
     try:
         return _run(rclpy, TaoloraNode, args)
@@ -51,6 +52,8 @@ def _run(rclpy, node_class, args: list[str] | None) -> int:
         rclpy.init(args=args)
     except Exception as error:
         return _failed(error)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         node = node_class()
         logging.getLogger('taolora_ros').addHandler(RosLog(node.get_logger()))

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +58,10 @@ def pytest_configure(config):
         ctypes.CDLL('libcuda.so.1')
     except OSError:
         os.environ['TRITON_INTERPRET'] = '1'
+    # A busy machine is no fault of an example's.
+    settings.register_profile('patient', deadline=None,
+                              suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile('patient')
     config.ros_logs = tempfile.TemporaryDirectory(prefix='taolora_ros_log_')
     os.environ['ROS_LOG_DIR'] = config.ros_logs.name
 

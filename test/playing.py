@@ -14,6 +14,8 @@ from taolora_msgs.msg import Biosignal
 from taolora_ros import recordings, shipped
 
 SECOND = 1_000_000_000
+# What may be counted of messages that are stamped by arrival, where a busy machine pauses.
+PAUSES = {f'count.{name}' for name in ('gap', 'gap_restart', 'late', 'repeated')}
 
 
 def blocks(values, rate, start, size=36, unit='mV', first=0):
@@ -52,9 +54,9 @@ def excerpt():
     return next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
 
 
-def quiet(heard, least=0, seconds=1.5):
+def quiet(heard, least=0, seconds=2.5):
     """Wait until ``least`` messages have arrived in ``heard``, and then no more; return them."""
-    wait_for(lambda: len(heard) >= least, 30)
+    wait_for(lambda: len(heard) >= least, 60)
     last = -1
     while len(heard) != last:
         last = len(heard)
@@ -68,7 +70,7 @@ def status(talker, stream, rounds=1, node='taolora'):
 
     def found():
         return [s for array in heard for s in array.status if s.name == f'{node}: {stream}']
-    wait_for(lambda: len(found()) >= rounds, 10 + rounds)
+    wait_for(lambda: len(found()) >= rounds, 60 + rounds)
     return found()[-1].level, found()[-1].message, {v.key: v.value for v in found()[-1].values}
 
 

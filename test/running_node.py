@@ -36,15 +36,16 @@ class NodeProcess:
     def __init__(self, *arguments, command=COMMAND, **parameters):
         given = [part for name, value in parameters.items()
                  for part in ('-p', f'{name.replace("__", ".")}:={value}')]
-        self._file = tempfile.TemporaryFile('w+')
+        # to the end, always: the node shares the file's position with whoever reads it here
+        self._file = tempfile.TemporaryFile('ab+')
         self.process = subprocess.Popen([*command, '--ros-args', *given, *arguments],
                                         stdout=self._file, stderr=subprocess.STDOUT,
                                         env={**os.environ, 'PYTHONFAULTHANDLER': '1'})
 
     @property
     def output(self):
-        self._file.seek(0)
-        return self._file.read()
+        number = self._file.fileno()
+        return os.pread(number, os.fstat(number).st_size, 0).decode(errors='replace')
 
     def ready(self, timeout=60.0):
         """Wait until the node says that it is ready; fail with what it said instead."""
@@ -52,7 +53,7 @@ class NodeProcess:
         assert 'ready:' in self.output, self.output
         return self
 
-    def end(self, number=signal.SIGINT, timeout=15.0):
+    def end(self, number=signal.SIGINT, timeout=60.0):
         """Send a signal; return the exit status and all output."""
         self.process.send_signal(number)
         return self.process.wait(timeout), self.output
@@ -100,11 +101,11 @@ class Talker:
     def publisher(self, kind, topic, qos=1000):
         """Return a publisher to which somebody has subscribed, and who knows of it."""
         publisher = self.node.create_publisher(kind, topic, qos)
-        wait_for(lambda: publisher.get_subscription_count() > 0, 20)
+        wait_for(lambda: publisher.get_subscription_count() > 0, 60)
         time.sleep(0.5)  # the other side's half of discovery cannot be seen from here
         return publisher
 
-    def call(self, kind, service, request=None, timeout=20.0):
+    def call(self, kind, service, request=None, timeout=60.0):
         """Call a service; return the response."""
         key = (kind, service)
         if key not in self._clients:

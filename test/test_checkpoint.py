@@ -30,7 +30,7 @@ def learnt(k=37, n=23):
         x, gradient = (draws.standard_normal(size, np.float32) for size in (k, n))
         layer.learn(x, gradient, 0.01)
         layer.accumulate(x, gradient)
-    layer.update_base(1e-4)  # so little that plain float16 would lose precision
+    layer.update_base(2e-5)  # so little that plain float16 would lose precision
     layer.learn(x, gradient, 0.01)
     layer.accumulate(x, gradient)
     return layer
@@ -280,6 +280,8 @@ def test_killed_at_any_moment_nothing_saved_is_lost(tmp_path):
             process.stdin.write('go\n')
             process.stdin.flush()
             child = int(process.stdout.readline())  # of the process; what follows are saves
+            if kill % 2:  # however slow the disk is
+                done = int(process.stdout.readline())
             time.sleep(random.uniform(0.0, 0.035))
             os.kill(child, signal.SIGKILL)
             while (line := process.stdout.readline().strip()) != 'dead':
@@ -293,5 +295,5 @@ def test_killed_at_any_moment_nothing_saved_is_lost(tmp_path):
             check(loaded, n)
             done = n
         process.stdin.close()
-    assert done > KILLS / 4, done
+    assert done >= KILLS // 2, done
     assert len(list(tmp_path.iterdir())) <= 8  # nothing piles up

@@ -10,11 +10,11 @@ from taolora_ros.decode import Anomaly
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 
 
-def decided(feed, max_lag, pause=0.0, limit=16):
-    """Decide all that waits, ``pause`` s later; return windows and events."""
+def decided(feed, max_lag, late=0.0, limit=16):
+    """Decide all that waits, as if ``late`` s later; return windows and events."""
     feed.collect(0)
     feed.windows(0, max_lag)  # from now on they wait
-    time.sleep(pause)
+    feed._behind -= late
     windows, results = [], []
     while batch := feed.windows(limit, max_lag):
         for window, due in batch:
@@ -31,7 +31,7 @@ def test_late_decisions_skip_windows_but_leave_no_token_undecided(spec):
     calm, _ = make_feed('a', spec, SpikeEngine(spec), samples)
     late, _ = make_feed('a', spec, SpikeEngine(spec), samples)
     some, wanted = decided(calm, 60.0)
-    few, found = decided(late, 0.1, pause=0.15)
+    few, found = decided(late, 60.0, 90.0)
     assert len(few) < 0.5 * len(some)
     assert late.counts()['skipped_windows'] == len(some) - len(few)
     assert 'skipped_windows' not in calm.counts() and 'windows are skipped' in late.problem
@@ -44,7 +44,7 @@ def test_late_decisions_skip_windows_but_leave_no_token_undecided(spec):
 def test_a_backlog_that_cannot_be_made_up_for_is_left_and_counted():
     spec = IMU_FALLS
     feed, waiting = make_feed('a', spec, SpikeEngine(spec), recording(spec, 60, (30.0,)))
-    windows, found = decided(feed, 0.02, pause=0.1)
+    windows, found = decided(feed, 60.0, 300.0)
     assert windows == found == []
     assert abs(feed.counts()['abandoned'] - 60 * spec.rate) <= 2 and 'too slow by far' in feed.problem
     samples = recording(spec, 100, (90.0,))[round(70 * spec.rate):]
@@ -53,10 +53,12 @@ def test_a_backlog_that_cannot_be_made_up_for_is_left_and_counted():
 
 
 def test_latency_counts_from_when_a_window_could_have_been_decided():
-    spec = IMU_FALLS
+    spec, began = IMU_FALLS, time.time()
     feed, waiting = make_feed('a', spec, SpikeEngine(spec), recording(spec, 20, (10.0,)))
-    decided(feed, 60.0, pause=0.2)
-    assert 0.2 <= feed.latency(0.0) <= feed.latency(1.0) < 2.0
+    feed.collect(0)
+    time.sleep(0.2)
+    decided(feed, 60.0)
+    assert 0.2 <= feed.latency(0.0) <= feed.latency(1.0) <= time.time() - began
 
 
 def silences(feed, seconds, begin=0.0):

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 LAYOUT = Path(__file__).resolve().parent.parent / 'config' / 'taolora.foxglove.json'
+SHOWN = {'/taolora/events', '/taolora/anomalies', '/diagnostics'}
 PATH = re.compile(r'(?P<topic>/[a-z_/]+)(\{(?P<filter>\w+)=="\w+"\})?(\.(?P<field>\w+))?')
 
 
@@ -33,7 +34,7 @@ def published():
                 return dict(talker.node.get_publisher_names_and_types_by_node('taolora', '/'))
             except NodeNameNonExistentError:  # not discovered yet
                 return {}
-        wait_for(lambda: '/diagnostics' in topics(), 20.0)
+        wait_for(lambda: SHOWN <= set(topics()), 60)  # discovery tells bit by bit
         found = {topic: types[0] for topic, types in topics().items()}
     talker.close()
     return found
@@ -76,7 +77,7 @@ def test_topics_and_fields_are_those_of_the_node(layout, published):
             for field in (part['field'], part['filter']):
                 assert field is None or field in fields, f'{name}: {path}'
             shown.add(part['topic'])
-    assert shown == {'/taolora/events', '/taolora/anomalies', '/diagnostics'}
+    assert shown == SHOWN
 
 
 def test_streams_are_those_of_the_default_parameters(layout):

@@ -44,8 +44,9 @@ def test_a_healthy_sensor_is_not_complained_of():
 
 @pytest.mark.parametrize('axis', [0, 4])
 def test_a_stuck_axis_is_named_with_its_value(axis):
-    values = moving_imu(20, 103, np.random.default_rng())
-    values[7 * 103:, axis] = values[7 * 103, axis]
+    rng = np.random.default_rng()
+    values = moving_imu(20, 103, rng)
+    values[7 * 103:, axis] = round(rng.uniform(-1, 1), 2)  # not where its range ends
     reports = watch(IMU_FALLS, values, 103)
     assert not any(r.problems for r in reports[:9])
     name = IMU_FALLS.channels[axis]
@@ -83,11 +84,20 @@ def test_values_at_a_rail_are_said_to_be_so():
     assert any('at the end of its range (-8 or 8)' in p for p in reports[-1].problems)
 
 
+@pytest.mark.parametrize('count, said', [(3, False), (6, True)])
+def test_a_few_equal_values_at_the_end_of_a_range_are_chance(count, said):
+    values = moving_imu(20, 100, np.random.default_rng())
+    values[1950:1950 + count, 0] = 7.77
+    problems = '; '.join(watch(IMU_FALLS, values, 100)[-1].problems)
+    assert ('acc_x at the end of its range' in problems) == said
+
+
 def test_a_spike_hides_no_rail():
     values = moving_imu(20, 100, np.random.default_rng())
     values[:, 0] = np.minimum(4 * values[:, 0], 8.0)
     values[3, 0] = 1e30
-    assert 'acc_x at the end of its range' in '; '.join(watch(IMU_FALLS, values, 100)[-1].problems)
+    said = [p for report in watch(IMU_FALLS, values, 100) for p in report.problems]
+    assert any('acc_x at the end of its range' in problem for problem in said)
 
 
 def test_missing_values_are_counted_and_spikes_are_no_range():

@@ -78,15 +78,16 @@ def test_a_flood_of_parameters_is_answered_and_stops_no_decision(node, talker):
             low = float(rng.uniform(-1.0, 1.0))
             result, = talker.set(**{'imu.variance_threshold': 50.0 * low})
             (taken if result.successful else refused).append(low)
-    thread = threading.Thread(target=flood)
+    thread = threading.Thread(target=flood, daemon=True)
     before = talker.get('imu.variance_threshold')
     thread.start()
     values = synthetic.imu_scene(('stand', 'walk', 'fall', 'stand'), seed=3).values
     play(publisher, imu_messages(values, 100, 50_000 * SECOND), 0.002)
     falls = [e for e in quiet(events, 1) if e.label == 'fall']
+    wait_for(lambda: len(taken) > 20 and len(refused) > 20, 60)
     stop.set()
     thread.join()
-    assert falls and len(taken) > 20 and len(refused) > 20
+    assert falls
     assert all(low < 1 / 50 for low in refused) and all(low >= 1 / 50 for low in taken)
     assert talker.get('imu.variance_threshold') == [50.0 * taken[-1]]
     assert talker.set(**{'imu.variance_threshold': before[0]})[0].successful
@@ -100,8 +101,9 @@ def test_scores_and_gate_are_published_while_they_are_asked_for(node, talker):
     play(publisher, imu_messages(values, 100, 60_000 * SECOND), 0.001)
     assert not quiet(scores, 0, 5.0) and not gates
     assert talker.set(publish_scores=True)[0].successful
-    wait_for(lambda: talker.node.count_publishers('/taolora/gate/imu'), 10)
-    time.sleep(0.5)
+    for topic in ('score', 'gate'):
+        wait_for(lambda: talker.node.count_publishers(f'/taolora/{topic}/imu'), 60)
+    time.sleep(1.0)  # the other side's half of discovery cannot be seen from here
     start = 70_000 * SECOND
     play(publisher, imu_messages(values, 100, start), 0.001)
     times = [(nanoseconds(s.header.stamp) - start) / SECOND for s in quiet(scores, 200, 5.0)]
@@ -115,4 +117,4 @@ def test_scores_and_gate_are_published_while_they_are_asked_for(node, talker):
     opened = np.array([g.is_open for g in gates])
     assert opened[np.abs(np.subtract(times, peak)).argmin()] and 0.0 < opened.mean() < 0.5
     assert talker.set(publish_scores=False)[0].successful
-    wait_for(lambda: not talker.node.count_publishers('/taolora/gate/imu'), 10)
+    wait_for(lambda: not talker.node.count_publishers('/taolora/gate/imu'), 60)

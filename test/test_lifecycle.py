@@ -9,7 +9,7 @@ from running_node import NodeProcess, wait_for
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.duration import Duration
 from sensor_msgs.msg import Imu
 from std_srvs.srv import Trigger
 from taolora_msgs.msg import Event
@@ -24,7 +24,9 @@ STREAM = {'streams': '[imu]', 'imu__sample_rate': 100.0}
 @pytest.fixture(scope='module')
 def waiting(talker):
     """A node that waits to be told what to do; each test leaves it unconfigured."""
-    with NodeProcess(autostart='false', **STREAM) as node:
+    # Reliable, so that whatever is lost is lost by the node.
+    with NodeProcess('-p', 'qos_overrides./imu/data.subscription.reliability:=reliable',
+                     autostart='false', max_lag=60.0, **STREAM) as node:
         yield node
 
 
@@ -82,14 +84,14 @@ def test_each_state_does_what_it_should_and_no_more(waiting, talker):
     for _ in range(2):  # what was there before must not linger
         heard = len(events)
         assert change(talker, Transition.TRANSITION_ACTIVATE)
-        wait_for(lambda: subscriptions(talker) >= {'/imu/data'}, 10)
-        publisher = talker.publisher(Imu, '/imu/data', qos_profile_sensor_data)
+        wait_for(lambda: subscriptions(talker) >= {'/imu/data'}, 60)
+        publisher = talker.publisher(Imu, '/imu/data')
         play(publisher, imu_messages(fall(100.0), 100, round(1e9 * time.time())))
         assert len(quiet(events, heard + 1)) > heard
         assert talker.get('imu.event_threshold') == [0.4]
 
         assert change(talker, Transition.TRANSITION_DEACTIVATE)
-        wait_for(lambda: subscriptions(talker) == set(), 10)
+        wait_for(lambda: subscriptions(talker) == set(), 60)
         heard = len(events)
         play(publisher, imu_messages(fall(100.0), 100, round(1e9 * time.time())))
         assert len(quiet(events)) == heard
@@ -114,14 +116,15 @@ def test_what_has_come_is_decided_when_it_is_deactivated(waiting, talker):
     events = talker.listen(Event, '/taolora/events')
     assert change(talker, Transition.TRANSITION_CONFIGURE)
     assert change(talker, Transition.TRANSITION_ACTIVATE)
-    publisher = talker.publisher(Imu, '/imu/data', qos_profile_sensor_data)
+    publisher = talker.publisher(Imu, '/imu/data')
     values = fall(100.0)
     peak = np.linalg.norm(values[:, :3], axis=1).argmax()
     play(publisher, imu_messages(values[:peak + 100], 100, 1_000 * SECOND))  # less than delay
-    time.sleep(0.2)
+    assert publisher.wait_for_all_acked(Duration(seconds=60))
+    time.sleep(1.0)  # many times what intake waits between two looks
     assert not [e for e in events if e.label == 'fall']
     assert change(talker, Transition.TRANSITION_DEACTIVATE)
-    wait_for(lambda: [e for e in events if e.label == 'fall'], 5)
+    wait_for(lambda: [e for e in events if e.label == 'fall'], 60)
 
 
 def test_a_wrong_transition_is_refused_and_changes_nothing(waiting, talker):

@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_reference_engine(flags, spec, tmp_path):
         assert a.shape == b.shape and a.dtype == np.float32
         # a code on the border of two may be rounded the other way: then little, and seldom
         off = np.abs(a - b)
-        assert np.median(off) < 1e-5 and off.max() < 0.05 * np.abs(b).max(), field.name
+        assert np.median(off) < 1e-5 and off.max() < 0.15 * np.abs(b).max(), field.name
 
 
 def test_every_engine_finds_the_same_events(flags):
@@ -255,8 +255,8 @@ def test_adapted_weights_and_embeddings_are_those_of_the_reference_engine(tmp_pa
         scores.append(engine.run(windows, gates))
         assert all(np.allclose(engine.read_weights(name)[name], changes[name]) for name in names)
     assert np.median(np.abs(scores[0].embedding - scores[1].embedding)) < 1e-5
-    assert np.abs(scores[0].probability - scores[1].probability).max() < 0.05
-    assert np.abs(scores[0].probability - before.probability).max() > 0.01
+    assert np.abs(scores[0].probability - scores[1].probability).max() < 0.15
+    assert np.abs(scores[0].probability - before.probability).max() > 0.2
     engines[0].write_weights(kept)
     assert np.array_equal(engines[0].run(windows, gates).probability, before.probability)
     with pytest.raises(ValueError, match='embed.weight: not a weight'):

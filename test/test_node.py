@@ -1,11 +1,14 @@
 """The node as a process, over real DDS: what it hears, says, refuses and survives."""
 
+import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from playing import SECOND, blocks, cpu_seconds, excerpt, imu_messages, play, quiet, status
+from playing import (PAUSES, SECOND, blocks, cpu_seconds, excerpt, imu_messages, play, quiet,
+                     status)
 from running_node import COMMAND, NodeProcess, wait_for
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -21,10 +24,16 @@ from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def reliable(*topics):
+    """Return arguments that make a node's subscriptions reliable."""
+    return [part for topic in topics for part in (
+        '-p', f'qos_overrides.{topic}.subscription.reliability:=reliable')]
+
+
 @pytest.fixture(scope='module')
 def node():
-    """One node for all tests that leave it as they found it."""
-    with NodeProcess() as process:
+    """One node for all tests that leave it as they found it; what is lost is lost by the node."""
+    with NodeProcess(*reliable('/imu/data', '/ecg'), max_lag=60.0) as process:
         yield process.ready()
 
 
@@ -56,7 +65,7 @@ def test_heartbeats_arrive_with_the_time_of_their_header(node, talker):
     assert {e.header.frame_id for e in found} == {'chest'}
     assert {e.phase for e in found} == {Event.START}
     # played in about a second: a busy machine falls behind
-    assert all(0.0 <= e.latency < 30.0 and e.model == 'ecg_beats' for e in found)
+    assert all(0.0 <= e.latency < 300.0 and e.model == 'ecg_beats' for e in found)
     assert {'rr_s', 'heart_rate_bpm'} <= {v.key for v in found[-1].values}
 
 
@@ -64,8 +73,7 @@ def test_two_streams_at_once_do_not_disturb_each_other(node, talker):
     record = excerpt()
     scene = synthetic.imu_scene(('stand', 'walk', 'fall', 'stand'), seed=3)
     events = talker.listen(Event, '/taolora/events')
-    ecg, imu = talker.publisher(Biosignal, '/ecg'), talker.publisher(
-        Imu, '/imu/data', qos_profile_sensor_data)
+    ecg, imu = talker.publisher(Biosignal, '/ecg'), talker.publisher(Imu, '/imu/data')
     start = 5_000 * SECOND
     beats = list(blocks(record.values[:20 * 360, 0], 360, start))
     steps = list(imu_messages(scene.values, scene.rate, start))
@@ -86,7 +94,7 @@ def test_two_streams_at_once_do_not_disturb_each_other(node, talker):
 
 def test_models_are_announced_to_whoever_comes_late(node, talker):
     heard = talker.listen(ModelInfo, '/taolora/model_info', LATCHED)
-    wait_for(lambda: len(heard) == 2, 10)
+    wait_for(lambda: len(heard) == 2, 60)
     by_stream = {info.stream: info for info in heard}
     for stream, spec in (('imu', IMU_FALLS), ('ecg', ECG_BEATS)):
         info = by_stream[stream]
@@ -103,15 +111,18 @@ def test_bad_messages_are_counted_and_reported_and_do_no_harm(node, talker):
     unstamped = list(blocks(np.zeros(36), 360, 0))[0]
     nan = list(blocks(np.full(36, np.nan), 360, 9_001 * SECOND))[0]
     play(publisher, [bad, unstamped, nan])
-    after = status(talker, 'ecg', 3)[2]
-    for name, count in (('unreadable', 1), ('invalid_stamp', 36), ('nonfinite', 36)):
-        assert int(after[f'count.{name}']) - int(before.get(f'count.{name}', 0)) == count
-    assert '36 values do not divide into 7 channels' in node.output
-    assert int(after['messages']) >= 3 and 'Traceback' not in node.output
+
+    def counted():
+        after = status(talker, 'ecg')[2]
+        return [int(after.get(name, 0)) - int(before.get(name, 0)) for name in (
+            'messages', 'count.unreadable', 'count.invalid_stamp', 'count.nonfinite')]
+    wait_for(lambda: counted() == [3, 1, 36, 36], 60)
+    wait_for(lambda: '36 values do not divide into 7 channels' in node.output, 60)
+    assert 'Traceback' not in node.output
 
 
 def test_diagnostics_say_who_is_silent(node, talker):
-    wait_for(lambda: 'no message on /imu/data' in status(talker, 'imu')[1], 20)
+    wait_for(lambda: 'no message on /imu/data' in status(talker, 'imu')[1], 60)
     level, text, values = status(talker, 'imu')
     assert level in (b'\x01', b'\x02')  # never heard, or heard and stopped
     assert values['topic'] == '/imu/data' and values['model'] == 'imu_falls'
@@ -120,17 +131,15 @@ def test_diagnostics_say_who_is_silent(node, talker):
 
 
 def test_diagnostics_say_why_nothing_can_come(talker):
-    with NodeProcess('-p', 'qos_overrides./deaf.subscription.reliability:=reliable',
-                     '-p', 'qos_overrides./mute.subscription.reliability:=reliable',
-                     streams='[deaf, mute]', deaf__topic='deaf', deaf__type='sensor_msgs/Imu',
-                     deaf__model='imu_falls', mute__topic='mute', mute__type='sensor_msgs/Imu',
-                     mute__model='imu_falls') as node:
+    with NodeProcess(*reliable('/deaf', '/mute'), streams='[deaf, mute]', deaf__topic='deaf',
+                     deaf__type='sensor_msgs/Imu', deaf__model='imu_falls', mute__topic='mute',
+                     mute__type='sensor_msgs/Imu', mute__model='imu_falls') as node:
         node.ready()
         talker.node.create_publisher(Imu, '/deaf', qos_profile_sensor_data)
         talker.node.create_publisher(Float32, '/mute', 10)
-        wait_for(lambda: 'RELIABLE' in status(talker, 'deaf')[1].upper(), 20)
+        wait_for(lambda: 'RELIABLE' in status(talker, 'deaf')[1].upper(), 60)
         wait_for(lambda: 'published as std_msgs/msg/Float32, not as sensor_msgs/msg/Imu'
-                 in status(talker, 'mute')[1], 20)
+                 in status(talker, 'mute')[1], 60)
 
 
 def test_listening_to_an_imu_leaves_the_processor_to_others(talker):
@@ -194,7 +203,8 @@ def test_what_is_right_only_together_can_be_set_together(node, talker, restored)
 # services and feedback
 
 def test_calibrating_needs_data_and_says_so(talker):
-    with NodeProcess('-r', '__ns:=/fresh', streams='[ecg]') as fresh:
+    with NodeProcess('-r', '__ns:=/fresh', *reliable('/fresh/ecg'), streams='[ecg]',
+                     max_lag=60.0) as fresh:
         fresh.ready()
         told = talker.call(Trigger, '/fresh/taolora/calibrate')
         assert not told.success and told.message.startswith('ecg: ')
@@ -214,29 +224,29 @@ def test_adaptation_that_is_not_enabled_is_refused(node, talker, service):
 
 def test_feedback_is_heard_and_said_to_be_unused(node, talker):
     talker.publisher(Feedback, '/taolora/feedback').publish(Feedback(event_id='imu-17'))
-    wait_for(lambda: "feedback on 'imu-17': not used: adaptation.enabled is false" in node.output, 10)
+    said = "feedback on 'imu-17': not used: adaptation.enabled is false"
+    wait_for(lambda: said in node.output, 60)
 
 
 # other inputs, other ROS versions
 
 def test_headerless_numbers_are_stamped_by_arrival_and_warned_about_once(talker):
-    with NodeProcess(streams='[emg]', emg__topic='numbers', emg__type='std_msgs/msg/Float32',
-                     emg__model='ecg_beats', emg__sample_rate=200) as node:
+    with NodeProcess(*reliable('/numbers'), streams='[emg]', emg__topic='numbers',
+                     emg__type='std_msgs/msg/Float32', emg__model='ecg_beats',
+                     emg__sample_rate=200) as node:
         node.ready()
         publisher = talker.publisher(Float32, '/numbers')
         play(publisher, [Float32(data=float(np.sin(i / 20))) for i in range(600)], 0.005)
         assert node.output.count('has no header') == 1
-        # best effort: a busy machine may lose a few, or pause long enough for a gap
-        wait_for(lambda: int(status(talker, 'emg')[2]['messages']) >= 590, 20)
-        counts = status(talker, 'emg')[2]
-        assert {name for name in counts if name.startswith('count.')} <= {'count.gap'}
+        wait_for(lambda: int(status(talker, 'emg')[2]['messages']) == 600, 60)
+        counts = {name for name in status(talker, 'emg')[2] if name.startswith('count.')}
+        assert counts <= PAUSES
 
 
 def test_simulated_time_that_stands_still_holds_nothing_up(talker):
     # reliable: a lost message restarts the segment, and then too few beats are decided
-    with NodeProcess('-r', '__ns:=/sim', '-p',
-                     'qos_overrides./sim/ecg.subscription.reliability:=reliable',
-                     streams='[heart]', use_sim_time='true', heart__topic='ecg',
+    with NodeProcess('-r', '__ns:=/sim', *reliable('/sim/ecg'), max_lag=60.0, streams='[heart]',
+                     use_sim_time='true', heart__topic='ecg',
                      heart__type='taolora_msgs/msg/Biosignal', heart__model='ecg_beats') as node:
         node.ready()
         events = talker.listen(Event, '/sim/taolora/events')
@@ -247,10 +257,9 @@ def test_simulated_time_that_stands_still_holds_nothing_up(talker):
 
 
 def test_reliable_subscription_can_be_asked_for(talker):
-    with NodeProcess('-p', 'qos_overrides./sure.subscription.reliability:=reliable',
-                     streams='[ecg]', ecg__topic='sure') as node:
+    with NodeProcess(*reliable('/sure'), streams='[ecg]', ecg__topic='sure') as node:
         node.ready()
-        wait_for(lambda: talker.node.get_subscriptions_info_by_topic('/sure'), 10)
+        wait_for(lambda: talker.node.get_subscriptions_info_by_topic('/sure'), 60)
         quality = talker.node.get_subscriptions_info_by_topic('/sure')[0].qos_profile
         assert quality.reliability.name == 'RELIABLE'
 
@@ -260,7 +269,7 @@ def test_live_parameters_where_ros_has_no_pre_and_post_set_callbacks(talker):
               'del n.Node.add_pre_set_parameters_callback\n'
               'del n.Node.add_post_set_parameters_callback\n'
               'from taolora_ros.node import main\nsys.exit(main())')
-    with NodeProcess('-r', '__ns:=/humble', streams='[ecg]',
+    with NodeProcess('-r', '__ns:=/humble', *reliable('/humble/ecg'), streams='[ecg]', max_lag=60.0,
                      command=(COMMAND[0], '-c', humble)) as node:
         node.ready()
         there = '/humble/taolora'
@@ -278,6 +287,12 @@ def test_live_parameters_where_ros_has_no_pre_and_post_set_callbacks(talker):
 
 # start and end
 
+def handles(node, number):
+    """Tell whether the process of a node has a handler of its own for a signal."""
+    status = Path(f'/proc/{node.process.pid}/status').read_text()
+    return int(re.search(r'SigCgt:\s*(\w+)', status)[1], 16) >> (number - 1) & 1
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_it_quietly_with_0(number):
     with NodeProcess(streams='[imu]') as node:
@@ -287,11 +302,23 @@ def test_signal_ends_it_quietly_with_0(number):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_starting_ends_it_quietly_with_0(number):
-    for delay in (0.4, 1.2, 2.0):  # while importing, while ROS starts, while models are loaded
+    for delay in (0.3, 1.1, 1.9):  # while importing, while ROS starts, while models are loaded
         with NodeProcess() as node:
+            wait_for(lambda: handles(node, signal.SIGTERM), 60)  # before, it is Python that starts
             time.sleep(delay)
             status, output = node.end(number)
         assert status == 0 and 'Traceback' not in output, (delay, output)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_ros_takes_care_of_it_ends_it_quietly_with_0(number):
+    told = ('import os, sys, rclpy\n'
+            'init = rclpy.init\n'
+            f'rclpy.init = lambda **given: (os.kill(os.getpid(), {number:d}), init(**given))\n'
+            'from taolora_ros.node import main\nsys.exit(main())')
+    with NodeProcess(command=(COMMAND[0], '-c', told)) as node:
+        status, output = node.process.wait(60), node.output
+    assert status == 0 and 'Traceback' not in output, output
 
 
 def test_killed_and_started_again_it_goes_on(talker):
@@ -300,9 +327,8 @@ def test_killed_and_started_again_it_goes_on(talker):
     for start in (100 * SECOND, 200 * SECOND):
         # A topic for each: of a killed node's subscription others learn only after a while.
         topic = f'ecg_{start}'
-        with NodeProcess('-r', '__ns:=/again', '-p',
-                         f'qos_overrides./again/{topic}.subscription.reliability:=reliable',
-                         streams='[ecg]', ecg__topic=topic) as node:
+        with NodeProcess('-r', '__ns:=/again', *reliable(f'/again/{topic}'), streams='[ecg]',
+                         max_lag=60.0, ecg__topic=topic) as node:
             node.ready()
             publisher = talker.publisher(Biosignal, f'/again/{topic}')
             play(publisher, blocks(record.values[:15 * 360, 0], 360, start))

@@ -18,7 +18,7 @@ def slow(monkeypatch):
 
     def save(folder, model, layers, statistics):
         begun.append(statistics['n'])
-        assert go_on.wait(10.0)
+        assert go_on.wait(60.0)
         return real(folder, model, layers, statistics)
     monkeypatch.setattr(module, 'save_checkpoint', save)
     return begun, go_on
@@ -26,15 +26,14 @@ def slow(monkeypatch):
 
 def test_saving_keeps_nobody_waiting_and_the_newest_state_wins(tmp_path, slow):
     begun, go_on = slow
-    saver, start = Saver(tmp_path, 'm'), time.monotonic()
+    saver = Saver(tmp_path, 'm')
     for n in range(1, 6):
         saver.save(states(n), {'n': n})
         while not begun:
             time.sleep(0.001)
-    assert time.monotonic() - start < 1.0 and saver.last is None
-    assert not saver.flush(0.01)
+    assert saver.last is None and not saver.flush(0.01)
     go_on.set()
-    assert saver.close(10.0)
+    assert saver.close(60.0)
     assert begun == [1, 5]
     assert load_checkpoint(tmp_path, 'm').statistics == {'n': 5}
     assert saver.last.time == load_checkpoint(tmp_path, 'm').time
@@ -47,29 +46,36 @@ def test_a_failure_is_told_and_the_next_save_succeeds(tmp_path):
     folder.write_text('not a folder')
     saver = Saver(folder, 'm')
     saver.save(states(1))
-    assert saver.flush(10.0)
+    assert saver.flush(60.0)
     assert str(folder) in saver.error and saver.last is None
     folder.unlink()
     saver.save(states(2), {'n': 2})
-    assert saver.close(10.0) and saver.error is None and saver.last.blocks == 4
+    assert saver.close(60.0) and saver.error is None and saver.last.blocks == 4
     assert load_checkpoint(folder, 'm').statistics == {'n': 2}
 
 
-def test_saves_are_a_pause_apart_unless_somebody_waits(tmp_path, monkeypatch):
+def test_saves_are_a_pause_apart(tmp_path, monkeypatch):
     begun, real = [], module.save_checkpoint
 
     def save(*args):
-        begun.append((time.monotonic(), args[3]['n']))
+        begun.append(args[3]['n'])
         return real(*args)
     monkeypatch.setattr(module, 'save_checkpoint', save)
-    saver = Saver(tmp_path, 'm', pause=0.4)
-    end, n = time.monotonic() + 1.0, 0
-    while time.monotonic() < end:
+    saver, start, n = Saver(tmp_path, 'm', pause=0.3), time.monotonic(), 0
+    while len(begun) < 4:
         n += 1
         saver.save(states(n % 9), {'n': n})
         time.sleep(0.002)
-    assert 2 <= len(begun) <= 3 and n > 20
-    assert all(b[0] - a[0] >= 0.39 for a, b in zip(begun, begun[1:]))
-    start = time.monotonic()
-    assert saver.close(10.0) and time.monotonic() - start < 0.3
-    assert begun[-1][1] == n
+    assert time.monotonic() - start >= 3 * 0.3
+    assert saver.close(60.0) and begun[-1] == n
+
+
+def test_who_waits_for_a_save_waits_for_no_pause(tmp_path):
+    saver = Saver(tmp_path, 'm', pause=3600.0)
+    for n in (1, 2):
+        saver.save(states(n), {'n': n})
+        assert saver.flush(60.0)
+        assert load_checkpoint(tmp_path, 'm').statistics == {'n': n}
+    saver.save(states(3), {'n': 3})
+    assert saver.close(60.0)
+    assert load_checkpoint(tmp_path, 'm').statistics == {'n': 3}

@@ -46,8 +46,14 @@ def in_graph(talker):
     return {kind: {name for name, _ in ask('taolora', NAMESPACE)} for kind, ask in names.items()}
 
 
+def missing(granted, seen):
+    """Return what is granted for use, and is not in the graph."""
+    return {name for kind, ahead in GRANTED_AHEAD.items()
+            for name in granted[kind] - seen[kind] - set(map(full_name, ahead))}
+
+
 @pytest.fixture(scope='module')
-def present():
+def present(granted):
     """Give what the node has in the graph when it runs with the shipped parameters."""
     talker = Talker()
     try:
@@ -55,8 +61,11 @@ def present():
                          '-p', 'publish_scores:=true', '-r', f'__ns:={NAMESPACE}') as node:
             node.ready()
             there = ('taolora', NAMESPACE)
-            wait_for(lambda: there in talker.node.get_node_names_and_namespaces(), 20)
-            seen = [in_graph(talker)]
+            wait_for(lambda: there in talker.node.get_node_names_and_namespaces(), 60)
+            seen, end = [in_graph(talker)], time.monotonic() + 60
+            while missing(granted, seen[-1]) and time.monotonic() < end:
+                seen = [in_graph(talker)]
+                time.sleep(0.1)
             while len(seen) < 4 or seen[-1] != seen[-3]:  # discovery tells bit by bit
                 time.sleep(0.5)
                 seen.append(in_graph(talker))
