@@ -110,7 +110,7 @@ def test_times_are_those_of_the_work():
 def worker(monkeypatch):
     """Give a process that does what cases ask for, doomed or not."""
     monkeypatch.setenv('PYTHONPATH', f'{ROOT}{os.pathsep}{ROOT / "test"}')
-    with Isolated('doomed_worker') as process:
+    with Isolated('-m', 'doomed_worker') as process:
         yield process
 
 

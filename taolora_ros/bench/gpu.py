@@ -48,7 +48,7 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, report,
               'provenance': provenance(), **{part: [] for part in parts}}
     result['compiling'] = compile_all([case for part in parts for case in todo[part]],
                                       seconds * COMPILE_SHARE, report)
-    with Isolated(WORKER) as worker:
+    with Isolated('-m', WORKER) as worker:
         def copies(name: str) -> None:
             result.update({name: row.get('copy_gb_s') for row in run_case(
                 worker, {'part': 'copies'}, CASE_SECONDS['copies'])})
@@ -70,7 +70,7 @@ def compile_all(cases: list[dict], seconds: float, report) -> dict:
     waiting = iter(cases)  # next() of it is safe among threads
 
     def work() -> None:
-        with Isolated(WORKER) as worker:
+        with Isolated('-m', WORKER) as worker:
             for case in waiting:
                 left = began + seconds - time.monotonic()
                 if left <= 0:

@@ -25,10 +25,11 @@ class Lost(RuntimeError):
 
 
 class Isolated:
-    """A Python module that calls ``serve``, as a process; use it in ``with``, which ends it."""
+    """Python code that calls ``serve``, as a process; use it in ``with``, which ends it."""
 
-    def __init__(self, module: str):
-        self._module, self._process = module, None
+    def __init__(self, *command: str):
+        """Take what follows ``python``: '-m' and a module, or a file, and its arguments."""
+        self._command, self._process = command, None
 
     def __enter__(self) -> Isolated:
         """Return it; the process starts with the first case."""
@@ -70,7 +71,7 @@ class Isolated:
 
     def _start(self) -> None:
         self._said = tempfile.TemporaryFile('w+', errors='replace')
-        self._process = subprocess.Popen([sys.executable, '-m', self._module], text=True,
+        self._process = subprocess.Popen([sys.executable, *self._command], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=self._said)
         self._lines: queue.Queue = queue.Queue()

@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""
+Find out where the time of the kernel of a window goes (engine `mega`): the same kernel with one
+part left out or done otherwise. What the part costs is the difference from "as it is". In front
+stands whether scores are the engine's: `same`; `coarser`, rounded to fewer bits; `other`.
+
+    tools/window_parts.py                          measure all of VARIANTS, on a GPU
+    tools/window_parts.py --only GELU --json FILE  those with GELU in their names; keep them, too
+    tools/window_parts.py --compile-only sm_90     what they take from a GPU that is not here
+    tools/window_parts.py --once                   what compute-sanitizer is to watch
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from taolora_ros.bench import gpu
+from taolora_ros.bench.compile import PROGRAMS
+from taolora_ros.bench.cross_compile import TARGETS, cross_compile
+from taolora_ros.bench.gpu_networks import given
+from taolora_ros.bench.isolated import Isolated, serve
+from taolora_ros.bench.timing import device_us, graphed, host_us
+from taolora_ros.engine import graph
+from taolora_ros.engine.gpu import make_gpu_engine
+from taolora_ros.engine.reference import ReferenceEngine
+from taolora_ros.kernels import shared_window, tile, window
+from taolora_ros.kernels.int4 import fine_dot, round_between
+from taolora_ros.kernels.launch import interpreted
+from taolora_ros.model_file import Model, load_model
+from taolora_ros.shipped import find_model
+
+MODULES = (tile, window, shared_window)  # whose functions a variant replaces
+SECONDS = 90.0                           # then a variant is given up
+COUNTS = ('registers', 'spills', 'shared_bytes', 'instructions')
+ONCE = (('mega', {}), ('mega', {'shares': 4}), ('fused', {}), ('streams', {}))
+
+
+@triton.jit
+def no_dot(x, factors, total):
+    """Leave out the low-rank products."""
+    return total
+
+
+@triton.jit
+def one_dot(x, factors, total):
+    """Take x as one float16 rather than as the sum of two: one product for two."""
+    return tl.dot(x.to(tl.float16), factors, total)
+
+
+@triton.jit
+def dots_apart(x, factors, total):
+    """Make the two products without the second waiting for the first."""
+    high = x.to(tl.float16)  # minus: a sum would be folded into one chain of products again
+    return tl.dot(high, factors, total) - tl.dot((high.to(tl.float32) - x).to(tl.float16), factors)
+
+
+@triton.jit
+def rounded_once(v, inverse, limits, u, a, K: tl.constexpr, RANK: tl.constexpr, BK: tl.constexpr):
+    """Take what rounding drops, itself small, as one float16: three products for four."""
+    k, r = tl.arange(0, BK), tl.arange(0, RANK)
+    inv = tl.load(inverse + k)[None, :]
+    value, code = round_between(v * inv, tl.load(limits), tl.load(limits + 1))
+    at = a + k[:, None] * RANK + r[None, :]
+    u = tl.dot((v - value * (1.0 / inv)).to(tl.float16), tl.load(at), u)
+    return code, fine_dot(v, tl.load(at + K * RANK), u)
+
+
+@triton.jit
+def one_product(x, y):
+    """Take both sides of attention's products as one float16: one product for three."""
+    return tl.dot(x.to(tl.float16), y.to(tl.float16))
+
+
+@triton.jit
+def no_wait(arrived, goal):
+    """Go on at once: programs read what others may not have written yet."""
+    tl.debug_barrier()
+
+
+@triton.jit
+def wait_load(arrived, goal):
+    """Wait by loads, which write nothing, rather than by adding 0."""
+    tl.debug_barrier()
+    tl.atomic_add(arrived, 1, sem='acq_rel')
+    at = arrived.to(tl.int64)
+    while tl.inline_asm_elementwise('ld.acquire.gpu.global.s32 $0, [$1];', '=r,l', [at],
+                                    dtype=tl.int32, is_pure=False, pack=1) < goal:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def no_mix(inner, room, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
+           E: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr):
+    """Read as many numbers as a mixer gives, from where it would put them."""
+    at = room + t[:, None] * D + tl.arange(0, D // 2)[None, :]
+    return tl.load(at, mask=t_ok[:, None]), tl.load(at + D // 2, mask=t_ok[:, None])
+
+
+@triton.jit
+def no_gelu(x):
+    """Leave out GELU."""
+    return x
+
+
+@triton.jit
+def half_products(sums, q0, q1, codes, n, row_bytes, BK: tl.constexpr, ASM: tl.constexpr):
+    """Read all weights, multiply half: with no product at all, numbers would lie differently."""
+    packed = tl.load(codes + n[None, :] * row_bytes + tl.arange(0, BK)[:, None])
+    return tl.dot(q0, packed.to(tl.int8, bitcast=True), sums, out_dtype=tl.int32)
+
+
+class Variant(NamedTuple):
+    """Whether scores are the engine's, what replaces functions of MODULES, how `mega` is made."""
+
+    scores: str
+    instead: dict = {}
+    options: dict = {}
+
+
+PARTS = {
+    'as it is': Variant('same'),
+    'no low-rank products': Variant('other', {'fine_dot': no_dot}),
+    'low-rank: one float16 product': Variant('coarser', {'fine_dot': one_dot}),
+    'low-rank: products apart': Variant('same', {'fine_dot': dots_apart}),
+    'low-rank: what was dropped once': Variant('coarser', {'rounded': rounded_once}),
+    'no waiting': Variant('other', {'meet': no_wait}),
+    'waiting by loads': Variant('same', {'meet': wait_load}),
+    'no mixers': Variant('other', {'mixed': no_mix}),
+    'attention: one float16 product': Variant('coarser', {'fine_product': one_product}),
+    'no GELU': Variant('other', {'gelu': no_gelu}),
+    'half of the INT4 products': Variant('other', {'add_products': half_products}),
+    'a launch a stage': Variant('same', {}, {'persistent': False}),
+    '4 warps': Variant('same', {}, {'warps': 4}),
+    '4 warps, low-rank: products apart': Variant('same', {'fine_dot': dots_apart}, {'warps': 4}),
+    '2 pipeline stages': Variant('same', {}, {'stages': 2}),
+    '4 pipeline stages': Variant('same', {}, {'stages': 4})}
+VARIANTS = {f'{shape}, {name}': Variant(part.scores, part.instead, {**part.options, **more})
+            for shape, more in (('1 program a tile', {}), ('4 programs a tile', {'shares': 4}))
+            for name, part in PARTS.items()}
+
+
+def answer(case: dict) -> list[dict]:
+    """Return what a variant takes when measured or compiled; for this GPU compile it only."""
+    variant, model = VARIANTS[case['way']], load_model(find_model(case['model']))
+    for module, name in product(MODULES, variant.instead):
+        if hasattr(module, name):
+            setattr(module, name, variant.instead[name])
+    graph.EARLY, target = (), case.get('compile')  # no graphs but for one window
+    if not target:
+        return [measured(model, make_gpu_engine('mega', model, check=False, **variant.options))]
+    programs = PROGRAMS.get(target) or torch.cuda.get_device_properties(0).multi_processor_count
+    engine = make_gpu_engine('mega', model, 'cpu', programs=programs, **variant.options)
+    launch = engine.launches(graph.make_buffers(model, 1, 'cpu'))[0]  # the kernel of all of them
+    if target not in PROGRAMS:
+        launch.compile()
+        return []
+    taken = cross_compile(launch, target)
+    return [{name: getattr(taken, name) for name in COUNTS}]
+
+
+def measured(model: Model, engine: graph.GraphEngine) -> dict:
+    """Return microseconds of a window (kernels alone, each of them, with copies, host to host),
+    how far probabilities are from the reference's on average, and whether they are so twice."""
+    windows, gates = given(model, 1)
+    first, again = (engine.run(windows, gates).probability for _ in range(2))
+    wanted = ReferenceEngine(model, 'cpu').run(windows, gates).probability
+    slot = engine.slot(1)
+    kernels = graphed(lambda: [launch() for launch in slot.launches], 5)
+    return {'kernels_us': device_us(kernels, replays=2) / 5,
+            'each_us': [device_us(graphed(launch, 20), replays=1) / 20 for launch in slot.launches],
+            'graph_us': device_us(slot.start),
+            'host_us': host_us(lambda: engine.run(windows, gates))['p50_us'],
+            'off': round(float(np.nan_to_num(abs(first - wanted), nan=1.0).mean()), 6),
+            'repeats': np.array_equal(first, again)}
+
+
+def rows(cases: list[dict], processes: int) -> Iterator[dict]:
+    """Yield rows of cases in order; one that crashes, hangs or replaces functions is by itself."""
+    def run(case: dict) -> list[dict]:
+        with Isolated(__file__, '--answer') as worker:
+            return list(gpu.run_case(worker, case, SECONDS))
+
+    with ThreadPoolExecutor(processes) as pool:
+        yield from chain.from_iterable(pool.map(run, cases))
+
+
+def report(cases: list[dict], target: str | None, file: str | None) -> bool:
+    """Compile for ``target``, or compile and measure; return whether all of it could be done."""
+    origin = gpu.provenance() if target is None else {
+        'target': target, 'triton': triton.__version__, 'commit': gpu.commit()}
+    result = {'what': 'tools/window_parts.py', 'provenance': origin, 'rows': []}
+    print(', '.join(f'{name} {value}' for name, value in origin.items()), flush=True)
+    compiled = rows([{**case, 'compile': target or 'here'} for case in cases], os.cpu_count())
+    for row in chain(compiled, rows(cases, 1) if target is None else ()):
+        scores = VARIANTS[row['way']].scores
+        result['rows'].append({**row, 'scores': scores})
+        gpu.write(file, result)
+        figures = ', '.join(f'{name} {np.round(value, 1) if name.endswith("_us") else value}'
+                            for name, value in row.items() if name not in cases[0])
+        print(f'{scores:8} {row["way"]:52} {figures}', flush=True)
+    return not any('note' in row for row in result['rows'])
+
+
+def run_once(name: str) -> bool:
+    """Run engines' launches without a graph; return whether probabilities add up to 1."""
+    model, graph.EARLY, right = load_model(find_model(name)), (), True
+    for way, options in ONCE:
+        engine = make_gpu_engine(way, model, check=False, **options)
+        buffers = graph.make_buffers(model, 2, 'cuda')
+        buffers.windows.normal_()
+        graph.issue(engine.launches(buffers), cuda=True)
+        off = float((buffers.probability.sum(-1) - 1).abs().max())
+        print(f'{way} {options}: probabilities add up to 1 within {off:.1e}', flush=True)
+        right &= off < 1e-3
+    return right
+
+
+def main() -> int:
+    """Do what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(description='Where the time of the kernel of a window goes.')
+    parser.add_argument('--model', default='ecg_beats', help='name or file; %(default)s')
+    parser.add_argument('--only', metavar='TEXT', default='', help='variants with it in the name')
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument('--compile-only', choices=TARGETS, help='for a GPU that is not here')
+    parser.add_argument('--json', metavar='FILE', help='keep rows; replaced after each of them')
+    ways.add_argument('--once', action='store_true', help='for compute-sanitizer')
+    told = parser.parse_args()
+    if interpreted() or not (told.compile_only or torch.cuda.is_available()):
+        parser.error('no CUDA device (--compile-only needs none), or TRITON_INTERPRET is set')
+    cases = [{'way': name, 'model': told.model} for name in VARIANTS if told.only in name]
+    if not cases:
+        parser.error(f'--only {told.only!r}: in no name of a variant')
+    return not (run_once(told.model) if told.once else report(cases, told.compile_only, told.json))
+
+
+if __name__ == '__main__':
+    sys.exit(serve(answer, lambda: False) if sys.argv[1:] == ['--answer'] else main())
