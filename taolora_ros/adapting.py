@@ -45,7 +45,7 @@ class Learner:
     settler: Settler | None = None
     saver: Saver | None = None
     problem: str = ''  # in words: why it cannot learn, or not be kept
-    failed: str = ''   # why the last save failed
+    failed: str = ''   # why the last save, or the last round of learning, failed
     saved: int = 0     # updates that are in the checkpoint
     since: float | None = None  # monotonic time of the first update that is not
     consolidated: float | None = None  # time of the last consolidation that is in it
@@ -145,7 +145,9 @@ class Adapting:
                 learner.since = now
             if consolidated or learner.since is not None and now - learner.since >= SETTLE:
                 self._save(learner)
-            error = learner.saver.error or ''
+            if learner.saver.error:
+                learner.saved = -1  # nothing is known to be on the disk: try again
+            error = learner.saver.error or learner.settler.error
             if error and learner.failed != error:
                 self._say('error', error)
             learner.failed = error
@@ -181,7 +183,7 @@ class Adapting:
                 if not learner.settler.close(PATIENCE):
                     self._say('error', f'{learner.spec.name}: feedback given last is not learnt '
                                        f'within {PATIENCE:g} s, and lost')
-                if learner.session.status()['updates'] != learner.saved:
+                if learner.session.status()['updates'] != learner.saved or learner.saver.error:
                     self._save(learner)
                 if not learner.saver.close(PATIENCE) or learner.saver.error:
                     self._say('error', learner.saver.error or f'{learner.saver.folder}: not saved '
@@ -226,7 +228,7 @@ class Adapting:
                 learner.session.load(loaded.layers)
                 self._say('info', f'{learner.spec.name}: what was learnt until '
                                   f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({folder})')
-        except (ValueError, OSError) as error:
+        except Exception as error:  # whatever a damaged file leads to, it is kept, and told
             aside = folder.with_name(f'{folder.name}.refused-{time.time_ns()}')
             try:
                 folder.rename(aside)

@@ -140,7 +140,7 @@ def test_feedback_is_saved_soon_after_without_being_asked(model, tmp_path, monke
     reject(adapting, beats(feeds[0]))
     adapting.tick()
     adapting.tick()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not list(tmp_path.rglob('checkpoint.json')) and time.monotonic() < end:
         time.sleep(0.02)
     assert list(tmp_path.rglob('checkpoint.json'))
@@ -164,3 +164,19 @@ def test_disabled_it_keeps_nothing_and_enabling_later_is_enough(model, tmp_path)
     adapting.close()
     adapting, feeds, _ = make(model, tmp_path, 'chest', settings=AdaptationSettings())
     assert adapting.reset()[0] and not list(tmp_path.rglob('checkpoint.json'))
+
+
+def test_a_save_that_failed_is_tried_again(model, tmp_path, monkeypatch):
+    monkeypatch.setattr('taolora_ros.adapting.SETTLE', 0.0)
+    adapting, feeds, log = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    with monkeypatch.context() as patch:
+        def full(*given):
+            raise OSError(28, 'No space left on device')
+        patch.setattr('taolora_ros.adaptation.saver.save_checkpoint', full)
+        assert 'No space left' in adapting.save()[1]
+        adapting.tick()
+        assert any('No space left' in text for text in log)
+    assert not list(tmp_path.rglob('checkpoint.json'))
+    adapting.close()
+    assert list(tmp_path.rglob('checkpoint.json'))

@@ -60,7 +60,7 @@ def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker
         ventricular = [e for e in before.values() if e.label == 'veb']
         for number, event in enumerate(ventricular[:3]):  # nothing is learnt without a true one
             feedback.publish(Feedback(event_id=event.id, correct=number == 0, quality=1.0))
-        wait_for(lambda: node.output.count(': learnt') == 3, 10)
+        wait_for(lambda: node.output.count(': learnt') == 3, 60)
         learnt = heart.beats()
         assert scores(learnt) != scores(before)
         values = status(talker, 'ecg')[2]
@@ -83,7 +83,7 @@ def test_feedback_that_cannot_be_used_is_named_with_its_reason(talker):
 
         def said(reason, **fields):
             feedback.publish(Feedback(**{'label': 'veb', 'quality': 1.0, **fields}))
-            wait_for(lambda: reason in node.output, 10)
+            wait_for(lambda: reason in node.output, 60)
         said('adaptation.enabled is false', event_id='ecg-1-1')
         assert status(talker, 'ecg')[2]['adaptation'] == 'off'
         assert talker.set(adaptation__enabled=True)[0].successful

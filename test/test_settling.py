@@ -149,3 +149,22 @@ def test_the_token_that_leans_is_the_one_that_speaks_for_the_event():
     p = softmax(frozen[None])[0]
     told = signal_of(example, session._objective.evidence[1], x, p)
     assert told.decided == 3 + int(p[4] > p[3]) and told.correct is False
+
+
+def test_the_thread_goes_on_after_a_failure_and_tells_it(monkeypatch):
+    world, name = world_with_a_true_event()
+    heard, settler = [], Settler(world.session, lambda outcome: heard.append(outcome))
+    with monkeypatch.context() as patch:
+        def fail():
+            raise RuntimeError('the device is gone')
+        patch.setattr(world.session, 'tick', fail)
+        assert settler.flush(60) and 'the device is gone' in settler.error
+    with monkeypatch.context() as patch:
+        def refuse(delta):
+            raise RuntimeError('no room')
+        patch.setattr(world.session._head, 'settle', refuse)
+        world.session.feedback(name, False)
+        assert settler.flush(60)
+    assert not heard[0].learnt and 'no room' in heard[0].reason and settler.error == ''
+    world.session.feedback(name, False)
+    assert settler.flush(60) and heard[1].learnt and settler.close(60)

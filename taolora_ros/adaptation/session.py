@@ -37,6 +37,8 @@ from taolora_ros.spec import ModelSpec
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
 
+CUT = 1.05  # by how much of its limit a change may grow where rank 2 cuts it
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -184,42 +186,42 @@ class Session:
 
         Takes some tens of milliseconds for each, during which more may come.
         """
-        outcomes = []
-        with self._solving:
-            while self._replay.waiting:
-                outcomes += self._settle_next()
-        return outcomes
+        return list(iter(self.settle_next, None))
 
-    def _settle_next(self) -> list[Outcome]:
+    def settle_next(self) -> Outcome | None:
+        """Learn from what has waited longest; return what became of it, None when nothing waits."""
+        with self._solving:
+            with self._lock:
+                if not self._replay.waiting:
+                    return None
+                replay, (key, example) = self._replay, next(iter(self._replay.waiting.items()))
+            try:
+                return self._settle(replay, key, example)
+            except Exception as error:  # whatever it is, it is told, and the next may succeed
+                with self._lock:
+                    replay.settled(key, example)
+                    return self._refuse('failed', f'it cannot be learnt: {error!r}', key)
+
+    def _settle(self, replay: Replay, key: str, example: Example) -> Outcome:
         """Learn one example, or undo what it did when it does harm."""
         with self._lock:
-            replay = self._replay
-            if not replay.waiting:
-                return []
-            key, example = next(iter(replay.waiting.items()))
             if key not in replay.kept and example.kind != 'missed' and self._alone.any():
                 self._told.append(self._learner.foretells(self._alone, example))
             solve = self._problem(replay.with_one(key, example), example.stream)
-        try:
-            solution, harm = solve()
-        except Exception as error:  # whatever it is, it is told, and the next may succeed
-            solution, harm = None, f'it cannot be solved for: {error!r}'
+        solution, harm = solve()
         with self._lock:
             if self._replay is not replay:
-                return [Outcome(False, 'all was taken back meanwhile', key)]
+                return Outcome(False, 'all was taken back meanwhile', key)
             replay.settled(key, example)
-            if solution is None:
-                self._lean()
-                return [self._refuse('failed', harm, key)]
             self._alone, self.trusted = solution.alone, solution.trusted
             if harm:
                 self._lean()
-                return [self._refuse('rolled_back', harm, key)]
+                return self._refuse('rolled_back', harm, key)
             replay.keep(key, example, self._settings.replay, solution.delta)
             self._head.settle(solution.delta)
             self._lean()
             self.counts[example.kind] += 1
-            return [Outcome(True, key=key)]
+            return Outcome(True, key=key)
 
     def _problem(self, examples: list[Example], stream: str
                  ) -> Callable[[], tuple[Solution, str]]:
@@ -286,7 +288,7 @@ class Session:
             self._head.load(layers)
             delta = self._head.settled
             size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
-            if size > 1.001 * limits.max_norm:
+            if size > CUT * limits.max_norm:
                 harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
             if harm:
                 self._head.load(before)

@@ -13,11 +13,13 @@ PERIOD = 1.0  # s between two looks at whether it is time to consolidate
 class Settler:
     """Settle the feedback of one session soon after ``wake``; ``report`` hears what became of each.
 
-    It consolidates, too. ``report`` is called in its thread. To be closed in the end.
+    It consolidates, too. ``report`` is called in its thread; ``error`` is why the last round failed,
+    '' when it did not. To be closed in the end.
     """
 
     def __init__(self, session: Session, report: Callable[[Outcome], None]):
         self.session, self.report = session, report
+        self.error = ''
         self._changed = threading.Condition()
         self._woken = self._busy = self._closed = False
         self._thread = threading.Thread(target=self._run, name='settle_feedback', daemon=True)
@@ -54,6 +56,10 @@ class Settler:
                 if self._closed:
                     return
                 self._woken, self._busy = False, True
-            for outcome in self.session.settle():
-                self.report(outcome)
-            self.session.tick()
+            try:
+                while not self._closed and (outcome := self.session.settle_next()):
+                    self.report(outcome)
+                self.session.tick()
+                self.error = ''
+            except Exception as error:  # whatever it is, it is told, and the next round may succeed
+                self.error = f'feedback is not learnt: {error!r}'
