@@ -168,3 +168,56 @@ def test_the_thread_goes_on_after_a_failure_and_tells_it(monkeypatch):
     assert not heard[0].learnt and 'no room' in heard[0].reason and settler.error == ''
     world.session.feedback(name, False)
     assert settler.flush(60) and heard[1].learnt and settler.close(60)
+
+
+def in_the_engine(world):
+    """Tell whether the engine decides with exactly what the session says."""
+    from taolora_ros.adaptation.head import adapted
+    frozen, delta = world.session._head.frozen, world.session.delta
+    return all((adapted(frozen, delta)[name] == world.engine.weights[name]).all()
+               for name in frozen)
+
+
+def test_consolidating_the_engine_gets_what_was_solved_anew():
+    world, name = world_with_a_true_event()
+    assert world.tell(name, False).learnt
+    world.now += world.session.settings.interval
+    assert world.session.tick() and in_the_engine(world)
+    np.testing.assert_array_equal(world.session.delta, world.session._head.settled)
+
+
+def test_what_is_taken_back_while_it_is_consolidated_stays_taken_back(monkeypatch):
+    world, name = world_with_a_true_event()
+    assert world.tell(name, False).learnt
+    solve = world.session._learner.solve
+
+    def meanwhile(*given):
+        world.session.reset()
+        return solve(*given)
+    monkeypatch.setattr(world.session._learner, 'solve', meanwhile)
+    world.now += world.session.settings.interval
+    world.session.tick()
+    assert not world.session.delta.any() and in_the_engine(world)
+
+
+def test_what_is_settled_while_disabled_reaches_the_engine_when_enabled():
+    world, name = world_with_a_true_event()
+    frozen = world.session._head.frozen
+    world.session.feedback(name, False)
+    world.session.settings = world.session.settings.changed(enabled=False)
+    world.session.settle()
+    assert all((frozen[key] == world.engine.weights[key]).all() for key in frozen)
+    world.session.settings = world.session.settings.changed(enabled=True)
+    assert world.session.delta.any() and in_the_engine(world)
+
+
+def test_no_more_wait_than_may_be_kept():
+    world, name = world_with_a_true_event()
+    world.session.settings = world.session.settings.changed(replay=2)
+    names = [name]
+    while len(names) < 3:
+        found, called = world.beat('odd')
+        names += [found] if called == 'veb' else []
+    outcomes = [world.session.feedback(one, False) for one in names]
+    assert [outcome.learnt for outcome in outcomes] == [True, True, False]
+    assert 'waiting already' in outcomes[2].reason
