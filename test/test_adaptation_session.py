@@ -91,6 +91,8 @@ def test_floods_are_not_taken_and_one_event_counts_once():
     outcomes = [world.tell(names[0], True) for _ in range(20)]
     assert sum(outcome.learnt for outcome in outcomes) <= 5
     assert 'more than 5' in outcomes[-1].reason
+    world.session.settings = world.session.settings.changed(rate=2.0)  # no way around it
+    assert not world.tell(names[1], True).learnt
     assert world.session.status()['replay'] == 1
 
 

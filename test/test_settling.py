@@ -221,3 +221,13 @@ def test_no_more_wait_than_may_be_kept():
     outcomes = [world.session.feedback(one, False) for one in names]
     assert [outcome.learnt for outcome in outcomes] == [True, True, False]
     assert 'waiting already' in outcomes[2].reason
+
+
+def test_a_smaller_shift_holds_at_once():
+    world, name = world_with_a_true_event()
+    settled = world.session.delta.copy()
+    world.session.feedback(name, False)
+    assert (world.session.delta != settled).any()
+    world.session.settings = world.session.settings.changed(doubtful_shift=0.0)
+    np.testing.assert_array_equal(world.session.delta, settled)
+    assert in_the_engine(world)

@@ -68,6 +68,7 @@ class Session:
         self._lock, self._solving = threading.Lock(), threading.Lock()
         self._memories: dict[str, StreamMemory] = {}
         self._settings = settings or AdaptationSettings()
+        self._rate = RateLimit(self._settings.per_minute, clock())
         self._clear()
         self.settings = self._settings
 
@@ -91,8 +92,10 @@ class Session:
     def settings(self, settings: AdaptationSettings) -> None:
         with self._lock:
             self._settings = settings
-            self._rate = RateLimit(settings.per_minute, self.clock())
+            if settings.per_minute != self._rate.per_minute:
+                self._rate = RateLimit(settings.per_minute, self.clock())
             self._head.apply(settings.enabled)
+            self._lean()
             for memory in self._memories.values():
                 memory.resize(settings.events, settings.seconds)
 
