@@ -220,8 +220,8 @@ class Session:
             if harm:
                 self._lean()
                 return self._refuse('rolled_back', harm, key)
-            replay.keep(key, example, self._settings.replay, solution.delta)
             self._head.settle(solution.delta)
+            replay.keep(key, example, self._settings.replay, solution.delta)
             self._lean()
             self.counts[example.kind] += 1
             return Outcome(True, key=key)
