@@ -9,6 +9,7 @@ import torch
 
 from taolora_ros.detector import Detector
 from taolora_ros.engine import make_engine
+from taolora_ros.engine.device_weights import with_half_lora
 from taolora_ros.engine.graph import make_buffers
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
@@ -25,10 +26,7 @@ class Played:
     """A shipped model, two windows of a recording (ECG) or a synthetic scene (IMU), the answer."""
 
     def __init__(self, name):
-        self.model = load_model(find_model(name))
-        for layer in self.model.network.linears().values():  # a GPU holds them in 16 bits
-            for factor in (layer.lora_a, layer.lora_b):
-                factor.data = factor.data.half().float()
+        self.model = with_half_lora(load_model(find_model(name)))
         if name == 'ecg_beats':
             recording = next(read_npz(shipped('config/demo/mitdb_119_excerpt.npz')))
             values, rate = recording.values[:, :1], recording.rate

@@ -32,6 +32,7 @@ from taolora_ros.bench.gpu_networks import given
 from taolora_ros.bench.isolated import Isolated, serve
 from taolora_ros.bench.timing import device_us, graphed, host_us
 from taolora_ros.engine import graph
+from taolora_ros.engine.device_weights import with_half_lora
 from taolora_ros.engine.gpu import make_gpu_engine
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.kernels import shared_window, tile, window
@@ -175,7 +176,7 @@ def measured(model: Model, engine: graph.GraphEngine) -> dict:
     how far probabilities are from the reference's on average, and whether they are so twice."""
     windows, gates = given(model, 1)
     first, again = (engine.run(windows, gates).probability for _ in range(2))
-    wanted = ReferenceEngine(model, 'cpu').run(windows, gates).probability
+    wanted = ReferenceEngine(with_half_lora(model), 'cpu').run(windows, gates).probability
     slot = engine.slot(1)
     kernels = graphed(lambda: [launch() for launch in slot.launches], 5)
     return {'kernels_us': device_us(kernels, replays=2) / 5,

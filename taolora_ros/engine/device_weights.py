@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,6 +77,15 @@ class Adaptable:
         for name, value in changes.items():
             self.values[name].copy_(torch.as_tensor(value))
         return {name.rpartition('.')[0] for name in changes}
+
+
+def with_half_lora(model: Model) -> Model:
+    """Return a copy of an INT4 model with its LoRA rounded to float16, as kernels read it."""
+    network = deepcopy(model.network)
+    for layer in network.linears().values():
+        for factor in (layer.lora_a, layer.lora_b):
+            factor.data = factor.data.half().float()
+    return replace(model, network=network)
 
 
 def block_weights(block: Block, device: torch.device, tiles: Tiles) -> BlockWeights:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.engine.device_weights import Adaptable
+from taolora_ros.engine.device_weights import Adaptable, with_half_lora
 from taolora_ros.engine.interface import Scores
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.kernels.launch import Launch, interpreted
@@ -26,6 +26,7 @@ from taolora_ros.model_file import Model
 LARGEST = 64       # windows of one graph: more run as several
 EARLY = (1, 2, 4, 8)  # windows of graphs captured at start-up: no stream waits for them later
 AGREES = 0.005     # mean difference from the reference engine's scores that rounding explains
+CAPTURING = threading.Lock()  # while one graph is captured, no other may begin in this process
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class GraphEngine:
         spec, rng = model.spec, np.random.default_rng(0)
         windows = rng.standard_normal((3, spec.window, model.network.features), np.float32)
         gates = rng.random((3, spec.tokens)) < 0.3
-        wanted = ReferenceEngine(model, 'cpu').run(windows, gates)
+        wanted = ReferenceEngine(with_half_lora(model), 'cpu').run(windows, gates)
         scores = self.run(windows, gates)
         off = max(float(np.abs(scores.probability - wanted.probability).mean()),
                   float(np.abs(scores.anomaly / wanted.anomaly - 1).mean()))
@@ -203,7 +204,7 @@ class _Slot:
         side.synchronize()
         graph = torch.cuda.CUDAGraph()
         # Other threads may copy weights to the GPU meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+        with CAPTURING, torch.cuda.graph(graph, capture_error_mode='thread_local'):
             self._issue()
         return graph
 
