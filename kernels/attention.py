@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
 
@@ -64,8 +65,9 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
 @triton.jit
 def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
                      BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
-                     PRECISION: tl.constexpr):
+                     PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
     """Attend with BM queries of one head of one window."""
+    wait_for_previous(EARLY)
     tile, head, window = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     query = tile * BM + tl.arange(0, BM)
     o0, o1 = attend(qkv + window * T * 3 * D, cos, sin, query, head, T, D, E, BM, BT, BE,

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
 
@@ -29,7 +30,7 @@ def gated_taps(inner, taps, bias, t, d, d_ok, T: tl.constexpr, D: tl.constexpr, 
     Loads go past the first-level cache: another program may have written what they read.
     """
     total = tl.zeros((BM, BD), tl.float32)
-    for j in range(J):
+    for j in tl.static_range(J):  # loads of all taps are on their way at once
         s = t + (j - J // 2)
         ok = ((s >= 0) & (s < T))[:, None] & d_ok[None, :]
         value = tl.load(inner + s[:, None] * 2 * D + d[None, :], mask=ok, other=0.0,
@@ -43,8 +44,10 @@ def gated_taps(inner, taps, bias, t, d, d_ok, T: tl.constexpr, D: tl.constexpr, 
 
 @triton.jit
 def convolution_kernel(inner, taps, bias, out, T: tl.constexpr, D: tl.constexpr,
-                       J: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+                       J: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
+                       EARLY: tl.constexpr = False):
     """Convolve BM tokens and BD channels of one window."""
+    wait_for_previous(EARLY)
     tile, part, window = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     t = tile * BM + tl.arange(0, BM)
     d = part * BD + tl.arange(0, BD)

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch
 from taolora_ros.kernels.rows import norm_statistics
 
@@ -92,8 +93,10 @@ def store_anomaly(squares, scale, anomaly, T: tl.constexpr, C: tl.constexpr,
 def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset, anomaly,
                  embedding, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
                  C: tl.constexpr, FEATURES: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
-                 BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr):
+                 BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+                 EARLY: tl.constexpr = False):
     """Read off one window."""
+    wait_for_previous(EARLY)
     window = tl.program_id(0)
     t = tl.arange(0, BM)
     row, row_ok = window * T + t, t < T

@@ -16,6 +16,7 @@ import triton.language as tl
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2**23
 UNPACK = tl.constexpr('{ .reg .b32 t; shl.b32 t, $2, 4; and.b32 $0, t, 0xF0F0F0F0; '
                       'and.b32 $1, $2, 0xF0F0F0F0; }')
+WAIT = tl.constexpr('griddepcontrol.wait; griddepcontrol.launch_dependents; mov.u32 $0, 0;')
 DP4A = tl.constexpr('dp4a.s32.s32 $0, $1, $2, $3;')
 
 
@@ -45,6 +46,13 @@ def nibbles(packed, ASM: tl.constexpr):
     else:  # the interpreter knows no assembly
         low, high = packed << 4, packed & -16
     return low, high
+
+
+@triton.jit
+def wait_for_previous(EARLY: tl.constexpr):
+    """In a kernel launched early, wait for what the previous one writes, and let the next come."""
+    if EARLY:
+        tl.inline_asm_elementwise(WAIT, '=r', [], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit

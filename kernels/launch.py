@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 POINTERS = {'float64': '*fp64', 'float32': '*fp32', 'float16': '*fp16', 'bfloat16': '*bf16',
@@ -13,7 +14,10 @@ ALIGNED = 16  # bytes: what Triton asks of a pointer to load vectors through it
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, its grid, its arguments by name (tensors, integers, None) and its constants."""
+    """A kernel, its grid, its arguments by name (tensors, integers, None) and its constants.
+
+    ``early``: it may begin before the launch in front of it has ended.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
@@ -21,16 +25,19 @@ class Launch:
     constants: dict[str, Any] = field(default_factory=dict)
     warps: int = 4
     stages: int = 2
+    early: bool = False
 
     def __call__(self) -> None:
         """Run the kernel on the current stream, or in the interpreter."""
-        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps,
-                               num_stages=self.stages)
+        self.kernel[self.grid](**self.arguments, **self.constants, **self._options())
 
     def compile(self) -> None:
         """Compile the kernel for the GPU of this machine, into Triton's cache."""
-        self.kernel.warmup(**self.arguments, **self.constants, num_warps=self.warps,
-                           num_stages=self.stages, grid=self.grid)
+        self.kernel.warmup(**self.arguments, **self.constants, **self._options(), grid=self.grid)
+
+    def _options(self) -> dict[str, int | bool]:
+        early = {'launch_pdl': True} if self.early else {}
+        return {'num_warps': self.warps, 'num_stages': self.stages, **early}
 
     @property
     def name(self) -> str:
@@ -55,6 +62,18 @@ class Launch:
         return [position for position, name in enumerate(self.kernel.arg_names)
                 if hasattr(self.arguments.get(name), 'data_ptr')
                 and self.arguments[name].data_ptr() % ALIGNED == 0]
+
+
+def overlapped(launches: Iterable[Launch]) -> list[Launch]:
+    """Return launches that begin while the one before ends (compute capability 9.0 and newer).
+
+    Programmatic dependent launch of the CUDA C++ Programming Guide. All of the kernels must call
+    `wait_for_previous`; the first launch waits for its stream as usual.
+    """
+    first, *others = launches
+    first = replace(first, constants={**first.constants, 'EARLY': True})
+    return [first, *(replace(one, constants={**one.constants, 'EARLY': True}, early=True)
+                     for one in others)]
 
 
 def interpreted() -> bool:

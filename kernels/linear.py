@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled
+from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
@@ -114,8 +114,10 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                   PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                   CODE_STEP: tl.constexpr, A_STEP: tl.constexpr, SPLIT: tl.constexpr,
                   SHARES: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-                  GELU: tl.constexpr, SHIFT: tl.constexpr, ASM: tl.constexpr):
+                  GELU: tl.constexpr, SHIFT: tl.constexpr, ASM: tl.constexpr,
+                  EARLY: tl.constexpr = False):
     """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
+    wait_for_previous(EARLY)
     tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     row = tile_m * BM + tl.arange(0, BM)
     row_ok = row < rows

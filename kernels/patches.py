@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
 
@@ -33,8 +34,9 @@ def embed(windows, weight, bias, row, row_ok, n, n_ok, C: tl.constexpr, D: tl.co
 @triton.jit(do_not_specialize=['rows'])
 def patches_kernel(windows, weight, bias, out, rows, C: tl.constexpr, D: tl.constexpr,
                    BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
-                   PRECISION: tl.constexpr):
+                   PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
     """Embed BM patches, BN columns of them."""
+    wait_for_previous(EARLY)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     x = embed(windows, weight, bias, row, row < rows, n, n < D, C, D, BC, PRECISION)

@@ -1,8 +1,12 @@
 """What a block of the network does to a tile of tokens, all of it in registers.
 
-Numbers of width D are held in two halves (BM, D / 2) throughout: those that share their bytes. The
-hidden layer of the MLP is made and used BH numbers of each half at a time and never stored. The
-weights lie as window_layout.py says; the kernel that does this for a window is in window.py.
+What takes time here is waiting: for operands of products on their way through shared memory, and
+for products that add to each other. So each step is one wide product rather than several narrow
+ones: a byte of weights holds two outputs of one input, so that both its planes take all inputs at
+once, and attention takes all heads at once.
+
+The hidden layer of the MLP is made and used 2 BH numbers at a time and never stored. The weights
+lie as window_layout.py says; the kernel that does this for a window is in window.py.
 """
 
 from __future__ import annotations
@@ -16,30 +20,48 @@ from taolora_ros.kernels.rows import EPS
 
 
 @triton.jit
-def normed(x0, x1, norm, D: tl.constexpr):
-    """Return the layer norm of rows held in two halves (BM, D / 2)."""
-    half: tl.constexpr = D // 2
-    mean = ((tl.sum(x0, 1) + tl.sum(x1, 1)) / D)[:, None]
-    x0, x1 = x0 - mean, x1 - mean
-    rstd = (1.0 / tl.sqrt((tl.sum(x0 * x0, 1) + tl.sum(x1 * x1, 1)) / D + EPS))[:, None]
-    k = tl.arange(0, half)
-    v0 = x0 * rstd * tl.load(norm + k)[None, :] + tl.load(norm + D + k)[None, :]
-    v1 = x1 * rstd * tl.load(norm + half + k)[None, :] + tl.load(norm + D + half + k)[None, :]
-    return v0, v1
+def normed(x, norm, D: tl.constexpr):
+    """Return the layer norm of rows (BM, D)."""
+    d = tl.arange(0, D)
+    x = x - (tl.sum(x, 1) / D)[:, None]
+    rstd = (1.0 / tl.sqrt(tl.sum(x * x, 1) / D + EPS))[:, None]
+    return x * rstd * tl.load(norm + d)[None, :] + tl.load(norm + D + d)[None, :]
 
 
 @triton.jit
-def rounded(v, inverse, limits, u, a, K: tl.constexpr, RANK: tl.constexpr, BK: tl.constexpr):
-    """Return the codes (BM, BK) int8 of inputs v, and u with their low-rank product added.
+def low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
+    """Return [V - Q4(V), V] A (BM, RANK) for some of a layer's K inputs, as good as in float32.
 
-    ``inverse`` and ``a`` begin at the first of these inputs; A's rows for X are K further.
+    ``a`` begins at the first of these inputs; A's rows for V are K further.
     """
-    k, r = tl.arange(0, BK), tl.arange(0, RANK)
-    inv = tl.load(inverse + k)[None, :]
+    at = a + tl.arange(0, v.shape[1])[:, None] * RANK + tl.arange(0, RANK)[None, :]
+    u = fine_dot(dropped, tl.load(at), tl.zeros((v.shape[0], RANK), tl.float32))
+    return fine_dot(v, tl.load(at + K * RANK), u)
+
+
+@triton.jit
+def rounded(v, inverse, limits, a, K: tl.constexpr, RANK: tl.constexpr):
+    """Return the codes (BM, BK) int8 of inputs v and their low-rank product U (BM, RANK)."""
+    inv = tl.load(inverse + tl.arange(0, v.shape[1]))[None, :]
     value, code = round_between(v * inv, tl.load(limits), tl.load(limits + 1))
-    at = a + k[:, None] * RANK + r[None, :]
-    u = fine_dot(v - value * (1.0 / inv), tl.load(at), u)
-    return code, fine_dot(v, tl.load(at + K * RANK), u)
+    return code, low_rank(v - value * (1.0 / inv), v, a, K, RANK)
+
+
+@triton.jit
+def add_products(first, second, q, codes, pair, row_bytes, ASM: tl.constexpr):
+    """Add to sums (BM, P) each the products of codes (BM, BK) with both outputs of the pairs."""
+    k = tl.arange(0, q.shape[1])
+    packed = tl.load(codes + pair[None, :] * row_bytes + k[:, None]).to(tl.int8, bitcast=True)
+    low, high = nibbles(packed, ASM)
+    return (tl.dot(q, low, first, out_dtype=tl.int32),
+            tl.dot(q, high, second, out_dtype=tl.int32))
+
+
+@triton.jit
+def end_to_end(first, second):
+    """Return (BM, P) twice as (BM, 2 P), one behind the other."""
+    return tl.reshape(tl.permute(tl.join(first, second), (0, 2, 1)),
+                      (first.shape[0], 2 * first.shape[1]))
 
 
 @triton.jit
@@ -52,151 +74,101 @@ def completed(sums, u, scale, bias, b, opened, n, columns, RANK: tl.constexpr):
 
 
 @triton.jit
-def add_products(sums, q0, q1, codes, n, row_bytes, BK: tl.constexpr, ASM: tl.constexpr):
-    """Add to sums (BM, BN) the products of codes with BK bytes of each of the outputs n."""
-    k = tl.arange(0, BK)
-    packed = tl.load(codes + n[None, :] * row_bytes + k[:, None]).to(tl.int8, bitcast=True)
-    low, high = nibbles(packed, ASM)
-    sums = tl.dot(q0, low, sums, out_dtype=tl.int32)
-    return tl.dot(q1, high, sums, out_dtype=tl.int32)
-
-
-@triton.jit
-def attend_turned(qkv, t, t_ok, head, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-                  BT: tl.constexpr):
-    """Return one head's output (BM, E) for queries t; queries and keys are turned already."""
-    e, key = tl.arange(0, E), tl.arange(0, BT)
-    start = qkv + head * E + e[None, :]
+def attended(qkv, t, t_ok, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BT: tl.constexpr):
+    """Return attention's output (BM, D) for queries t; queries and keys are turned already."""
+    heads: tl.constexpr = D // E
+    start = qkv + tl.arange(0, heads)[:, None, None] * E + tl.arange(0, E)[None, None, :]
+    key = tl.arange(0, BT)
     # Past the first-level cache: another program wrote what is read here.
-    q = tl.load(start + t[:, None] * 3 * D, mask=t_ok[:, None], other=0.0, cache_modifier='.cg')
-    at, key_ok = start + D + key[:, None] * 3 * D, (key < T)[:, None]
+    q = tl.load(start + t[None, :, None] * 3 * D, mask=t_ok[None, :, None], other=0.0,
+                cache_modifier='.cg')
+    at, key_ok = start + D + key[None, :, None] * 3 * D, (key < T)[None, :, None]
     k = tl.load(at, mask=key_ok, other=0.0, cache_modifier='.cg')
     v = tl.load(at + D, mask=key_ok, other=0.0, cache_modifier='.cg')
     root: tl.constexpr = E ** -0.5
-    score = tl.where((key < T)[None, :], fine_product(q * root, tl.trans(k)), -float('inf'))
-    weight = tl.exp(score - tl.max(score, 1)[:, None])
-    return fine_product(weight / tl.sum(weight, 1)[:, None], v)
+    score = fine_product(q * root, tl.permute(k, (0, 2, 1)))           # (heads, BM, BT)
+    score = tl.where((key < T)[None, None, :], score, -float('inf'))
+    weight = tl.exp(score - tl.max(score, 2)[:, :, None])
+    out = fine_product(weight / tl.sum(weight, 2)[:, :, None], v)
+    return tl.reshape(tl.permute(out, (1, 0, 2)), (t.shape[0], D))
 
 
 @triton.jit
-def mixed(inner, room, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
+def mixed(inner, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
           E: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr):
-    """Return what a block's mixer gives for tokens t, in halves; ``room`` (T, D) is for it."""
-    half: tl.constexpr = D // 2
-    d, e = tl.arange(0, half), tl.arange(0, E)
-    ok = t_ok[:, None]
+    """Return what a block's mixer gives for tokens t, (BM, D)."""
     if attends > 0:
-        for head in range(D // E):
-            o = attend_turned(inner, t, t_ok, head, T, D, E, BT)
-            tl.store(room + t[:, None] * D + head * E + e[None, :], o, mask=ok)
-        tl.debug_barrier()
-        at = room + t[:, None] * D + d[None, :]
-        m0 = tl.load(at, mask=ok, other=0.0, cache_modifier='.cg')
-        m1 = tl.load(at + half, mask=ok, other=0.0, cache_modifier='.cg')
+        m = attended(inner, t, t_ok, T, D, E, BT)
     else:
-        m0 = gated_taps(inner, taps + D, taps, t, d, d < D, T, D, J, BM, half)
-        m1 = gated_taps(inner, taps + D, taps, t, half + d, d < D, T, D, J, BM, half)
-    return m0, m1
+        d = tl.arange(0, D)
+        m = gated_taps(inner, taps + D, taps, t, d, d < D, T, D, J, BM, D)
+    return m
 
 
 @triton.jit
-def add_outer(x0, x1, m0, m1, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
+def add_outer(x, m, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
               RANK: tl.constexpr, BM: tl.constexpr, ASM: tl.constexpr):
-    """Add to X, in halves, the outer layer of what was mixed."""
-    half: tl.constexpr = D // 2
-    d = tl.arange(0, half)
-    limits = vectors + 4 * D + 2
-    inverse = vectors + 5 * D + 16
+    """Return X with the outer layer of what was mixed added."""
     outs = vectors + 4 * D + 16 + 3 * D + S + 6 * D       # scale and bias
-    zero, no_u = tl.zeros((BM, half), tl.int32), tl.zeros((BM, RANK), tl.float32)
-    a, at = factors + 5 * D * RANK, codes + 3 * D * half
-    q0, u = rounded(m0, inverse, limits, no_u, a, D, RANK, half)
-    q1, u = rounded(m1, inverse + half, limits, u, a + half * RANK, D, RANK, half)
-    b = a + 2 * D * RANK
-    s0 = add_products(zero, q0, q1, at, d, half, half, ASM)
-    s1 = add_products(zero, q0, q1, at, half + d, half, half, ASM)
-    x0 += completed(s0, u, outs, outs + D, b, opened, d, D, RANK)
-    x1 += completed(s1, u, outs, outs + D, b, opened, half + d, D, RANK)
-    return x0, x1
+    a, pair = factors + 5 * D * RANK, tl.arange(0, D // 2)
+    q, u = rounded(m, vectors + 5 * D + 16, vectors + 4 * D + 2, a, D, RANK)
+    zero = tl.zeros((BM, D // 2), tl.int32)
+    sums = add_products(zero, zero, q, codes + 3 * D * D // 2, pair, D, ASM)
+    return x + completed(end_to_end(sums[0], sums[1]), u, outs, outs + D, a + 2 * D * RANK,
+                         opened, tl.arange(0, D), D, RANK)
 
 
 @triton.jit
-def hidden_sums(x0, x1, codes, factors, vectors, opened, first, last, D: tl.constexpr,
-                S: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
-                ASM: tl.constexpr):
-    """Return what the MLP's hidden numbers first..last - 1 of each half add to its sums and U."""
-    half: tl.constexpr = D // 2
-    d, h = tl.arange(0, half), tl.arange(0, BH)
+def add_mlp(x, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
+            RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, ASM: tl.constexpr):
+    """Return X with the MLP of its norm added."""
     limits = vectors + 4 * D
     inverse = limits + 16 + 2 * D
-    outs = limits + 16 + 3 * D + S + 8 * D                # scale and bias of up
-    a, at = factors + 8 * D * RANK, codes + 4 * D * half
-    zero, no_u = tl.zeros((BM, half), tl.int32), tl.zeros((BM, RANK), tl.float32)
-    v0, v1 = normed(x0, x1, vectors + 2 * D, D)
-    q0, u = rounded(v0, inverse, limits + 4, no_u, a, D, RANK, half)
-    q1, u = rounded(v1, inverse + half, limits + 4, u, a + half * RANK, D, RANK, half)
+    outs = limits + 16 + 3 * D + S + 8 * D                # scale and bias of up, then of down
+    a, at = factors + 8 * D * RANK, codes + 2 * D * D
     b = a + 2 * D * RANK
-    a2, at2 = b + S * RANK, at + S * half
-    s0, s1, u2 = zero, zero, no_u
-    none = tl.zeros((BM, BH), tl.int32)
-    for j in range(first, last, BH):
-        n = j + h
-        y = add_products(none, q0, q1, at, n, half, half, ASM)
-        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
-        c0, u2 = rounded(y, inverse + D + j, limits + 6, u2, a2 + j * RANK, S, RANK, BH)
-        n = S // 2 + j + h
-        y = add_products(none, q0, q1, at, n, half, half, ASM)
-        y = gelu(completed(y, u, outs, outs + S, b, opened, n, S, RANK))
-        c1, u2 = rounded(y, inverse + D + S // 2 + j, limits + 6, u2,
-                         a2 + (S // 2 + j) * RANK, S, RANK, BH)
-        s0 = add_products(s0, c0, c1, at2 + j, d, S // 2, BH, ASM)
-        s1 = add_products(s1, c0, c1, at2 + j, half + d, S // 2, BH, ASM)
-    return s0, s1, u2
+    a2, at2 = b + S * RANK, at + S * D // 2
+    q, u = rounded(normed(x, vectors + 2 * D, D), inverse, limits + 4, a, D, RANK)
+    pair, h, n = tl.arange(0, D // 2), tl.arange(0, 2 * BH), tl.arange(0, D)
+    first, second = tl.zeros((BM, D // 2), tl.int32), tl.zeros((BM, D // 2), tl.int32)
+    none, u2 = tl.zeros((BM, BH), tl.int32), tl.zeros((BM, RANK), tl.float32)
+    for j in range(0, S, 2 * BH):
+        sums = add_products(none, none, q, at, j // 2 + tl.arange(0, BH), D, ASM)
+        y = gelu(completed(end_to_end(sums[0], sums[1]), u, outs, outs + S, b, opened, j + h, S,
+                           RANK))
+        code, more = rounded(y, inverse + D + j, limits + 6, a2 + j * RANK, S, RANK)
+        u2 += more
+        first, second = add_products(first, second, code, at2 + j, pair, S, ASM)
+    outs += 2 * S
+    return x + completed(end_to_end(first, second), u2, outs, outs + D, a2 + 2 * S * RANK, opened,
+                         n, D, RANK)
 
 
 @triton.jit
-def add_down(x0, x1, s0, s1, u2, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
-             RANK: tl.constexpr):
-    """Add to X, in halves, the MLP's outputs of all its sums and U."""
-    half: tl.constexpr = D // 2
-    d = tl.arange(0, half)
-    outs = vectors + 4 * D + 16 + 3 * D + S + 8 * D + 2 * S
-    b = factors + (10 * D + 3 * S) * RANK
-    x0 += completed(s0, u2, outs, outs + D, b, opened, d, D, RANK)
-    x1 += completed(s1, u2, outs, outs + D, b, opened, half + d, D, RANK)
-    return x0, x1
-
-
-@triton.jit
-def store_inner(x0, x1, out, codes, factors, vectors, cos, sin, opened, t, t_ok, attends, share,
+def store_inner(x, out, codes, factors, vectors, cos, sin, opened, t, t_ok, attends,
                 D: tl.constexpr, S: tl.constexpr, E: tl.constexpr, RANK: tl.constexpr,
-                BM: tl.constexpr, SHARES: tl.constexpr, ASM: tl.constexpr):
+                BM: tl.constexpr, ASM: tl.constexpr):
     """Store the inner layer of the norm of X, (BM, 2 D) or (BM, 3 D); ``out`` starts a window.
 
-    D columns at a time, of which each of SHARES programs takes its share: first halves of all
-    heads, then the second ones, so that queries and keys are turned (RoFormer) before anybody
-    reads them.
+    D columns at a time, the first halves of all heads paired with the second ones, so that
+    queries and keys are turned (RoFormer) before anybody reads them.
     """
     half: tl.constexpr = D // 2
     turn: tl.constexpr = E // 2
     limits = vectors + 4 * D
     scale = limits + 16 + 3 * D + S
-    v0, v1 = normed(x0, x1, vectors, D)
-    no_u, none = tl.zeros((BM, RANK), tl.float32), tl.zeros((BM, half), tl.int32)
-    q0, u = rounded(v0, limits + 16, limits, no_u, factors, D, RANK, half)
-    q1, u = rounded(v1, limits + 16 + half, limits, u, factors + half * RANK, D, RANK, half)
-    i = tl.arange(0, half)
+    q, u = rounded(normed(x, vectors, D), limits + 16, limits, factors, D, RANK)
+    none, i = tl.zeros((BM, half), tl.int32), tl.arange(0, half)
     angle, ok = t[:, None] * turn + (i % turn)[None, :], t_ok[:, None]
     c, s = tl.load(cos + angle, mask=ok, other=0.0), tl.load(sin + angle, mask=ok, other=0.0)
     parts, turning = 2 + attends, 2 * attends  # of a convolution none is turned
     columns = parts * D
     b = factors + 2 * D * RANK
-    for part in range(share, parts, SHARES):
+    for part in range(parts):
         n = part * D + i // turn * E + i % turn
-        y0 = add_products(none, q0, q1, codes, n, half, half, ASM)
-        y1 = add_products(none, q0, q1, codes, n + turn, half, half, ASM)
-        y0 = completed(y0, u, scale, scale + 3 * D, b, opened, n, columns, RANK)
-        y1 = completed(y1, u, scale, scale + 3 * D, b, opened, n + turn, columns, RANK)
+        sums = add_products(none, none, q, codes, part * half + i, D, ASM)
+        y0 = completed(sums[0], u, scale, scale + 3 * D, b, opened, n, columns, RANK)
+        y1 = completed(sums[1], u, scale, scale + 3 * D, b, opened, n + turn, columns, RANK)
         if part < turning:
             y0, y1 = y0 * c - y1 * s, y0 * s + y1 * c
         at = out + t[:, None] * columns + n[None, :]

@@ -3,8 +3,11 @@
     D  width   S  hidden width   J  taps   R  rank, padded   C  numbers of a patch   Y  columns
     of the heads   F  features   T  tokens   E  size of an attention head
 
-    codes, uint8    a block: inner (3 D, D / 2), outer (D, D / 2), up (S, D / 2), down (D, S / 2):
-                    for each output its inputs, k and k + K / 2 in one byte
+    P  half of the hidden numbers that are made at a time
+
+    codes, uint8    a block: inner (3 D / 2, D), outer (D / 2, D), up (S / 2, D), down (D / 2, S):
+                    for each pair of outputs its inputs, the first's in the low nibble. Pairs are
+                    n and n + E / 2 of a head (inner), n + P of 2 P (up), n + D / 2 (the others)
     factors, f16    a block: for each of the four A (2, K, R), of X - Q4(X) and of X; B (R, N)
     vectors, f32    a block: norms (4 D), limits of the four layers' codes, low and high (16),
                     x_inv (D, D, D, S), scale and bias (6 D, 2 D, 2 S, 2 D), bias, taps (1 + J, D)
@@ -39,6 +42,7 @@ class WindowWeights:
     hidden: int
     taps: int
     rank: int
+    pairs: int
     kinds: int
     codes: Tensor
     factors: Tensor
@@ -54,8 +58,12 @@ class WindowWeights:
         self.factors[start:start + packed.numel()].copy_(packed)
 
 
-def window_weights(blocks: Sequence[nn.Module], device: torch.device) -> WindowWeights:
-    """Lay out the blocks of a network; raise ValueError for what the kernel cannot run."""
+def window_weights(blocks: Sequence[nn.Module], head: int, pairs: int, device: torch.device
+                   ) -> WindowWeights:
+    """Lay out the blocks of a network with heads of ``head`` numbers; ``pairs`` is P.
+
+    Raise ValueError for what the kernel cannot run.
+    """
     layers = [{'inner': b.mix.inner, 'outer': b.mix.outer, 'up': b.up, 'down': b.down}
               for b in blocks]
     for layer in (x for b in layers for x in b.values()):
@@ -68,12 +76,16 @@ def window_weights(blocks: Sequence[nn.Module], device: torch.device) -> WindowW
     width, hidden = blocks[0].up.in_features, blocks[0].up.out_features
     taps = max((conv.kernel_size[0] for conv in map(convolution, blocks) if conv is not None),
                default=1)
-    codes = torch.cat([packed_codes(layer, 3 * width if name == 'inner' else layer.out_features)
+    if hidden % (2 * pairs):
+        raise ValueError(f'hidden width: {hidden} is no multiple of {2 * pairs}')
+    apart = {'inner': head // 2, 'outer': width // 2, 'up': pairs, 'down': width // 2}
+    codes = torch.cat([packed_codes(layer, 3 * width if name == 'inner' else layer.out_features,
+                                    apart[name])
                        for parts in layers for name, layer in parts.items()])
     vectors = torch.cat([block_vectors(block, parts, taps)
                          for block, parts in zip(blocks, layers)])
     weights = WindowWeights(
-        width, hidden, taps, rank, sum((convolution(b) is None) << i for i, b in enumerate(blocks)),
+        width, hidden, taps, rank, pairs, sum((convolution(b) is None) << i for i, b in enumerate(blocks)),
         codes.to(device), torch.zeros(len(blocks) * (11 * width + 3 * hidden) * rank,
                                       dtype=torch.float16, device=device), vectors.to(device))
     for i, parts in enumerate(layers):
@@ -87,11 +99,15 @@ def convolution(block: nn.Module) -> nn.Conv1d | None:
     return getattr(block.mix, 'conv', None)
 
 
-def packed_codes(layer: TaoLinear, outputs: int) -> Tensor:
-    """Return codes as bytes of (outputs, K / 2), flat; outputs that are not there are zero."""
-    low, high = layer.codes.detach().cpu().to(torch.int8).t().chunk(2, 1)
-    packed = ((low & 0xF) | ((high & 0xF) << 4)).view(torch.uint8)
-    return F.pad(packed, (0, 0, 0, outputs - len(packed))).flatten()
+def packed_codes(layer: TaoLinear, outputs: int, apart: int) -> Tensor:
+    """Return codes as bytes (outputs / 2, K), flat; outputs that are not there are zero.
+
+    A byte holds outputs n and n + ``apart``, n running over first halves of 2 ``apart`` outputs.
+    """
+    codes = layer.codes.detach().cpu().to(torch.int8).t()                    # (N, K)
+    codes = F.pad(codes, (0, 0, 0, outputs - len(codes)))
+    low, high = codes.view(-1, 2, apart, codes.shape[1]).unbind(1)
+    return ((low & 0xF) | ((high & 0xF) << 4)).view(torch.uint8).flatten()
 
 
 def packed_factors(a: Tensor, b: Tensor, rank: int) -> Tensor:

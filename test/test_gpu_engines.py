@@ -12,6 +12,7 @@ from taolora_ros.engine import make_engine
 from taolora_ros.engine.device_weights import with_half_lora
 from taolora_ros.engine.graph import make_buffers
 from taolora_ros.engine.reference import ReferenceEngine
+from taolora_ros.kernels.launch import interpreted
 from taolora_ros.model_file import load_model
 from taolora_ros.recordings import read_npz
 from taolora_ros.samples import NANOSECONDS, Samples
@@ -90,29 +91,28 @@ def test_tiles_and_stages_apart_are_the_same_as_one_program(kernels):
     assert launches[0].grid == (tokens // 16, 1)
 
 
-@pytest.mark.parametrize('model, shares, block_m', [('ecg_beats', 4, 64), ('imu_falls', 2, 32)])
-def test_several_programs_a_tile_are_the_same_as_one(kernels, model, shares, block_m):
+@pytest.mark.parametrize('options', [
+    {'block_m': 32}, {'warps': 4}, {'block_h': 64, 'stages': 3}], ids=str)
+def test_other_tiles_give_the_same(kernels, options):
     from taolora_ros.engine.mega import MegaEngine
-    played = Played(model)
-    engine = MegaEngine(played.model, kernels.type, persistent=False, block_m=block_m,
-                        shares=shares, check=False)
-    engine.keeps_embedding = True
+    played = Played('ecg_beats')
+    engine = MegaEngine(played.model, kernels.type, persistent=torch.cuda.is_available(),
+                        check=False, **options)
     near(engine.run(played.windows[:1], played.gates[:1]), played)
-    launches = engine.slot(1).launches
-    assert not launches[0].arguments['counters'].any()  # ready for the next launch
-    assert len(launches) == 2 * len(played.model.network.blocks) + 1
-    assert launches[0].grid == (shares, played.model.spec.tokens // block_m, 1)
 
 
-def test_more_programs_a_tile_than_there_is_work_are_refused(kernels):
+@pytest.mark.parametrize('options, message', [
+    ({'block_h': 96}, 'hidden width: 512 is no multiple of 192'),
+    ({'block_m': 64}, 'block_m: 64 is not 16 or 32')], ids=str)
+def test_tiles_that_cannot_be_are_refused(options, message):
+    pytest.importorskip('triton')
     from taolora_ros.engine.mega import MegaEngine
-    model = load_model(find_model('imu_falls'))
-    engine = MegaEngine(model, 'cpu', programs=132, shares=8)
-    with pytest.raises(ValueError, match='hidden width: 512 is no multiple of 1024'):
+    if options.get('block_m') and interpreted():
+        pytest.skip('the interpreter takes tiles of any size')
+    with pytest.raises(ValueError, match=message):
+        model = load_model(find_model('imu_falls'))
+        engine = MegaEngine(model, 'cpu', programs=132, **options)
         engine.launches(make_buffers(model, 1, 'cpu'))
-    several = MegaEngine(model, 'cpu', programs=132, shares=4, block_m=16)
-    assert [several.launches(make_buffers(model, batch, 'cpu'))[0].grid
-            for batch in (8, 9, 64)] == [(4, 4, 8), (4, 9), (4, 64)]
 
 
 def test_windows_of_a_batch_do_not_disturb_each_other(kernels):

@@ -10,7 +10,7 @@ from taolora_ros.engine.reference import ReferenceEngine
 from test_gpu_engines import ENGINES, Played
 
 WAYS = {'mega': {}, 'mega, a launch a stage': {'persistent': False},
-        'mega, one program a window': {'block_m': 64}, 'mega, four a tile': {'shares': 4},
+        'mega, tiles of 32': {'block_m': 32},
         'fused': {}, 'fused, sparing': {'lora': 2}, 'streams': {}}
 
 

@@ -35,21 +35,26 @@ from taolora_ros.engine import graph
 from taolora_ros.engine.device_weights import with_half_lora
 from taolora_ros.engine.gpu import make_gpu_engine
 from taolora_ros.engine.reference import ReferenceEngine
-from taolora_ros.kernels import shared_window, tile, window
-from taolora_ros.kernels.int4 import fine_dot, round_between
+from taolora_ros.kernels import tile, window
 from taolora_ros.kernels.launch import interpreted
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import find_model
 
-MODULES = (tile, window, shared_window)  # whose functions a variant replaces
+MODULES = (tile, window)  # whose functions a variant replaces
 SECONDS = 90.0                           # then a variant is given up
 COUNTS = ('registers', 'spills', 'shared_bytes', 'instructions')
-ONCE = (('mega', {}), ('mega', {'shares': 4}), ('fused', {}), ('streams', {}))
+ONCE = (('mega', {}), ('mega', {'persistent': False}), ('fused', {}), ('streams', {}))
+
+
+@triton.jit
+def no_low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
+    """Leave out the first low-rank products."""
+    return tl.zeros((v.shape[0], RANK), tl.float32)
 
 
 @triton.jit
 def no_dot(x, factors, total):
-    """Leave out the low-rank products."""
+    """Leave out the second low-rank products."""
     return total
 
 
@@ -57,24 +62,6 @@ def no_dot(x, factors, total):
 def one_dot(x, factors, total):
     """Take x as one float16 rather than as the sum of two: one product for two."""
     return tl.dot(x.to(tl.float16), factors, total)
-
-
-@triton.jit
-def dots_apart(x, factors, total):
-    """Make the two products without the second waiting for the first."""
-    high = x.to(tl.float16)  # minus: a sum would be folded into one chain of products again
-    return tl.dot(high, factors, total) - tl.dot((high.to(tl.float32) - x).to(tl.float16), factors)
-
-
-@triton.jit
-def rounded_once(v, inverse, limits, u, a, K: tl.constexpr, RANK: tl.constexpr, BK: tl.constexpr):
-    """Take what rounding drops, itself small, as one float16: three products for four."""
-    k, r = tl.arange(0, BK), tl.arange(0, RANK)
-    inv = tl.load(inverse + k)[None, :]
-    value, code = round_between(v * inv, tl.load(limits), tl.load(limits + 1))
-    at = a + k[:, None] * RANK + r[None, :]
-    u = tl.dot((v - value * (1.0 / inv)).to(tl.float16), tl.load(at), u)
-    return code, fine_dot(v, tl.load(at + K * RANK), u)
 
 
 @triton.jit
@@ -102,24 +89,16 @@ def wait_load(arrived, goal):
 
 
 @triton.jit
-def no_mix(inner, room, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
+def no_mix(inner, taps, t, t_ok, attends, T: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
            E: tl.constexpr, BM: tl.constexpr, BT: tl.constexpr):
-    """Read as many numbers as a mixer gives, from where it would put them."""
-    at = room + t[:, None] * D + tl.arange(0, D // 2)[None, :]
-    return tl.load(at, mask=t_ok[:, None]), tl.load(at + D // 2, mask=t_ok[:, None])
+    """Read as many numbers as a mixer gives."""
+    return tl.load(inner + t[:, None] * D + tl.arange(0, D)[None, :], mask=t_ok[:, None])
 
 
 @triton.jit
 def no_gelu(x):
     """Leave out GELU."""
     return x
-
-
-@triton.jit
-def half_products(sums, q0, q1, codes, n, row_bytes, BK: tl.constexpr, ASM: tl.constexpr):
-    """Read all weights, multiply half: with no product at all, numbers would lie differently."""
-    packed = tl.load(codes + n[None, :] * row_bytes + tl.arange(0, BK)[:, None])
-    return tl.dot(q0, packed.to(tl.int8, bitcast=True), sums, out_dtype=tl.int32)
 
 
 class Variant(NamedTuple):
@@ -130,26 +109,22 @@ class Variant(NamedTuple):
     options: dict = {}
 
 
-PARTS = {
+VARIANTS = {
     'as it is': Variant('same'),
-    'no low-rank products': Variant('other', {'fine_dot': no_dot}),
-    'low-rank: one float16 product': Variant('coarser', {'fine_dot': one_dot}),
-    'low-rank: products apart': Variant('same', {'fine_dot': dots_apart}),
-    'low-rank: what was dropped once': Variant('coarser', {'rounded': rounded_once}),
+    'no low-rank products': Variant('other', {'low_rank': no_low_rank, 'fine_dot': no_dot}),
+    'no first low-rank product': Variant('other', {'low_rank': no_low_rank}),
+    'low-rank: one float16': Variant('coarser', {'fine_dot': one_dot}),
     'no waiting': Variant('other', {'meet': no_wait}),
     'waiting by loads': Variant('same', {'meet': wait_load}),
     'no mixers': Variant('other', {'mixed': no_mix}),
     'attention: one float16 product': Variant('coarser', {'fine_product': one_product}),
     'no GELU': Variant('other', {'gelu': no_gelu}),
-    'half of the INT4 products': Variant('other', {'add_products': half_products}),
     'a launch a stage': Variant('same', {}, {'persistent': False}),
     '4 warps': Variant('same', {}, {'warps': 4}),
-    '4 warps, low-rank: products apart': Variant('same', {'fine_dot': dots_apart}, {'warps': 4}),
-    '2 pipeline stages': Variant('same', {}, {'stages': 2}),
-    '4 pipeline stages': Variant('same', {}, {'stages': 4})}
-VARIANTS = {f'{shape}, {name}': Variant(part.scores, part.instead, {**part.options, **more})
-            for shape, more in (('1 program a tile', {}), ('4 programs a tile', {'shares': 4}))
-            for name, part in PARTS.items()}
+    '16 warps': Variant('same', {}, {'warps': 16}),
+    'hidden 128 at a time': Variant('same', {}, {'block_h': 64}),
+    '1 pipeline stage': Variant('same', {}, {'stages': 1}),
+    '3 pipeline stages': Variant('same', {}, {'stages': 3})}
 
 
 def answer(case: dict) -> list[dict]:

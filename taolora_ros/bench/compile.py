@@ -39,7 +39,8 @@ def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
         return alone(model)
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import make_buffers
-    made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target])
+    early = {'early': TARGETS[target].capability >= 90} if engine == 'fused' else {}
+    made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **early)
     return [launch for batch in batches
             for launch in single(made.launches(make_buffers(model, batch, 'cpu')))]
 

@@ -19,19 +19,11 @@ BATCHES = (1, 8, 64)
 # name of the row: engine and how it is made; as users get it, and changed in one thing
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
-    'mega, 4 programs a tile': ('mega', {'shares': 4}),
-    'mega, 4 programs a tile, 4 warps': ('mega', {'shares': 4, 'warps': 4}),
-    'mega, 4 programs a tile, hidden 32 at a time': ('mega', {'shares': 4, 'block_h': 32}),
-    'mega, 8 programs a tile, hidden 32 at a time': ('mega', {'shares': 8, 'block_h': 32}),
-    'mega, 2 programs a tile': ('mega', {'shares': 2}),
     'mega, 4 warps': ('mega', {'warps': 4}),
     'mega, 16 warps': ('mega', {'warps': 16}),
-    'mega, 4 warps, hidden 32 at a time': ('mega', {'warps': 4, 'block_h': 32}),
     'mega, no prefetching': ('mega', {'stages': 1}),
     'mega, tiles of 32 tokens': ('mega', {'block_m': 32}),
-    'mega, one program a window': ('mega', {'block_m': 64}),
-    'mega, hidden 32 at a time': ('mega', {'block_h': 32}),
-    'mega, hidden 128 at a time': ('mega', {'block_h': 128}),
+    'mega, hidden 128 at a time': ('mega', {'block_h': 64}),
     'mega, a launch a stage': ('mega', {'persistent': False}),
     'mega, no copies': ('mega', {'zero_copy': True}),
     'fused, 16 columns a program': ('fused', {'tiles': Tiles(64, 16)}),

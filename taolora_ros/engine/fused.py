@@ -12,7 +12,7 @@ from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
-from taolora_ros.kernels.launch import Launch, interpreted
+from taolora_ros.kernels.launch import Launch, interpreted, overlapped
 from taolora_ros.kernels.layout import LayerWeights, Tiles
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.patches import patches_launch
@@ -25,11 +25,16 @@ class FusedEngine(GraphEngine):
     name = 'fused'
 
     def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
-                 block_m: int | None = None, lora: int = 1, **options):
-        """Take the shape of tiles and how linears treat the gate (see kernels/linear.py)."""
+                 block_m: int | None = None, lora: int = 1, split: int = 1,
+                 early: bool | None = None, **options):
+        """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
+
+        ``split`` programs share the inputs of a tile of the MLP's second layer. ``early`` lets a
+        kernel begin while the one before ends, None: where the GPU can.
+        """
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
-        self._block_m, self._lora = block_m, lora
+        self._block_m, self._lora, self._split, self._early = block_m, lora, split, early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
@@ -58,13 +63,19 @@ class FusedEngine(GraphEngine):
         steps.append(heads_launch(
             x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
             buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding))
-        return steps
+        return overlapped(steps) if self._overlaps() else steps
+
+    def _overlaps(self) -> bool:
+        if self._early is None:
+            return self._cuda and torch.cuda.get_device_capability(self._device) >= (9, 0)
+        return self._early
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
         """Return what runs one linear."""
         return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
-                              block_m=self._rows(len(x)))]
+                              block_m=self._rows(len(x)),
+                              split=self._split if weights.k > weights.n else 1)]
 
     def _rows(self, rows: int) -> int:
         """Return how many rows a program takes: few when there are few, to use the whole GPU."""

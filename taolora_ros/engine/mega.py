@@ -10,7 +10,6 @@ from torch import Tensor
 from taolora_ros.engine.device_weights import end_weights
 from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
-from taolora_ros.kernels.shared_window import shared_window_launches
 from taolora_ros.kernels.window import window_launches
 from taolora_ros.kernels.window_layout import window_weights
 from taolora_ros.model_file import Model
@@ -22,21 +21,22 @@ class MegaEngine(GraphEngine):
     name = 'mega'
 
     def __init__(self, model: Model, device: str = 'cuda', persistent: bool = True,
-                 block_m: int | None = None, block_h: int = 64, warps: int = 8,
-                 stages: int = 3, shares: int = 1, **options):
+                 block_m: int | None = None, block_h: int = 128, warps: int = 8,
+                 stages: int = 2, **options):
         """Take the shape of tiles; ``persistent`` False is a launch a stage for any batch.
 
-        ``shares`` is how many programs take a tile where all of them fit the GPU at once.
+        The hidden layer is made 2 ``block_h`` numbers at a time.
         """
-        self._persistent, self._shares = persistent, shares
+        self._persistent, self._block_h = persistent, block_h
         # The interpreter takes as long for a small tile as for a large one.
-        block_m = block_m or (64 if interpreted() else 16)
-        self._tiles = {'block_m': block_m, 'block_h': block_h,
-                       'warps': warps, 'stages': stages}
+        self._tiles = {'block_m': block_m or (64 if interpreted() else 16), 'warps': warps,
+                       'stages': stages}
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
-        self._weights = window_weights(model.network.blocks, self._device)
+        shape = model.spec.network
+        self._weights = window_weights(model.network.blocks, shape.width // shape.heads,
+                                       self._block_h, self._device)
         self._ends = end_weights(model, self._device)
 
     def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
@@ -49,12 +49,9 @@ class MegaEngine(GraphEngine):
         tiles = ceil_div(spec.tokens, self._tiles['block_m'])
         programs = tiles * len(buffers.windows)
         persistent = self._persistent and programs <= self._room()
-        arguments = (buffers.windows, buffers.gates, self._weights, self._ends.buffer,
-                     buffers.outputs, buffers.embedding, constants)
-        if self._shares > 1 and (programs * self._shares <= self._room() or not self._persistent):
-            return shared_window_launches(*arguments, self._persistent, self._shares,
-                                          **self._tiles)
-        return window_launches(*arguments, persistent, **self._tiles)
+        return window_launches(
+            buffers.windows, buffers.gates, self._weights, self._ends.buffer, buffers.outputs,
+            buffers.embedding, constants, persistent, **self._tiles)
 
     def _room(self) -> int:
         """Return how many programs are surely on the GPU at once: one a multiprocessor."""

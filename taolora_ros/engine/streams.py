@@ -19,6 +19,9 @@ class StreamsEngine(FusedEngine):
 
     name = 'streams'
 
+    def _overlaps(self) -> bool:
+        return False  # what runs side by side is joined by events
+
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
         """Return what runs one linear."""
