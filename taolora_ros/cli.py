@@ -290,6 +290,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from taolora_ros.training.command import train_command
+    _check_writable(args.json)
     return train_command(args)
 
 
