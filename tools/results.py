@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 import cross_validation
-from kept import load, percent, table
+from kept import RESULTS, load, percent, table
 
 PLACES = 6     # decimals kept
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (before)',
@@ -124,11 +124,19 @@ def _quantization() -> list[list[list[str]]]:
 BEATS = {'beats': ('beat', 'n'), '150 ms: Se %': ('beat', 'se'), 'PPV %': ('beat', 'ppv'),
          '50 ms: Se %': ('beat_50ms', 'se'), 'PPV % ': ('beat_50ms', 'ppv')}
 VEB = {'VEB': ('veb', 'n'), 'Se %': ('veb', 'se'), 'PPV %  ': ('veb', 'ppv')}
+FALLS = {'falls': ('fall', 'falls'), 'Se %': ('fall', 'se'),
+         'per hour': ('fall', 'false_alarms_per_hour'),
+         **{f'{place}: {name}': ('fall', 'sources', source, key)
+            for source, place in (('sisfall', 'waist'), ('weda', 'wrist'))
+            for name, key in (('Se %', 'se'), ('per hour', 'false_alarms_per_hour'),
+                              ('at most', 'false_alarms_per_hour_upper_95'))}}
 DETECTION = {  # file of results: first column, and the others
     'peers_ecg': ('detector', {**BEATS, 'CPU s per hour': ('cpu_s_per_hour',)}),
     'delay_ecg': ('delay', {**BEATS, **VEB, 'with fusion': ('veb', 'ppv_strict'),
                             'wait s': ('wait_mean_s',), '99 %': ('wait_p99_s',)}),
     'signals_ecg': ('signal', {**BEATS, **VEB}),
+    'delay_imu': ('delay', {**FALLS, 'wait s': ('wait_mean_s',), '99 %': ('wait_p99_s',)}),
+    'signals_imu': ('signal', FALLS),
     'noise_ecg': ('detector, noise', BEATS)}
 
 
@@ -136,6 +144,8 @@ def detection() -> str:
     """Return the tables of docs/detection.md."""
     tables = []
     for name, (first, columns) in DETECTION.items():
+        if not (RESULTS / f'{name}.json').exists():  # not measured yet
+            continue
         rows = [[row['name'], *(_cell(row, path) for path in columns.values())]
                 for row in load(name)]
         tables.append(table([first, *(heading.strip() for heading in columns)], *rows))
@@ -146,7 +156,7 @@ def _cell(row: dict, path: tuple[str, ...]) -> str:
     """Return what lies at ``path`` in a row: a count, a time, or a fraction as per cent."""
     for key in path:
         row = row[key]
-    if len(path) == 1:
+    if len(path) == 1 or 'per_hour' in path[-1]:
         return f'{row:.2f}'
     return str(row) if isinstance(row, int) else percent(row)
 
