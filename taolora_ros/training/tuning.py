@@ -47,7 +47,8 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
     tuned = [p for p in quantized.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([{'params': tuned, 'share': 1.0},
                                    {'params': scales, 'share': 0.02},
-                                   {'params': codes, 'share': CODES_SHARE}], weight_decay=0.0)
+                                   {'params': codes, 'share': CODES_SHARE}], weight_decay=0.0,
+                                  fused=tuned[0].is_cuda)
     residuals = {name: _residual(network, name, layer) for name, layer in layers.items()}
     for step in range(options.steps):
         for group in optimizer.param_groups:
