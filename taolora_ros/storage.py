@@ -115,4 +115,5 @@ def round_lora_b(b: Tensor, bits: int) -> Tensor:
 
 def _round_columns(w: Tensor, groups: int, bits: int) -> Tensor:
     codes, scale = quantize_weight(w, groups, LARGEST[bits])
-    return (codes.float().view(groups, -1, w.shape[1]) * scale.half().float()[:, None]).view(w.shape)
+    kept = scale.half().float()[:, None]
+    return (codes.float().view(groups, -1, w.shape[1]) * kept).view(w.shape)
