@@ -110,7 +110,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
                         help='events of a model; the anomaly score on healthy recordings and bags '
                              'and with faults in them; or, followed by imu or ecg, other methods '
                              'of quantization beside ours, other detectors of beats, noise that '
-                             'was added, other polarity and rates, what looking ahead is worth, '
+                             'was added, signals measured otherwise, what looking ahead is worth, '
                              'what feedback does')
     parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
     parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
@@ -290,6 +290,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from taolora_ros.training.command import train_command
+    _check_writable(args.json)
     return train_command(args)
 
 

@@ -21,6 +21,9 @@ import torch.nn.functional as F
 
 QMAX = 7                      # symmetric signed 4-bit: -7 .. 7
 UNSIGNED_MAX = 15             # with a zero point: 0 .. 15
+SHRINKS = 21                  # ranges of a weight that are tried, from all of it to SMALLEST
+SMALLEST = 0.6
+AT_ONCE = 1 << 22             # numbers that they are tried on together: fewer, larger operations
 EXACT_FLOAT32 = 2 ** 24       # integers up to here are exact in float32
 
 
@@ -39,13 +42,16 @@ def quantize_weight(weight: Tensor, groups: int = 1, qmax: int = QMAX, shift: bo
     top = w.abs().amax(1).clamp_min(1e-5)  # (G, N); far above what float16 loses
     best_error = torch.full_like(top, float('inf'))
     best_scale = top.clone()
-    for shrink in torch.linspace(1.0, 0.6, 21).tolist():
-        scale = top * shrink / qmax
+    shrinks = torch.linspace(1.0, SMALLEST, SHRINKS, device=w.device).to(w.dtype)
+    for some in shrinks.split(max(AT_ONCE // w.numel(), 1)):
+        scale = top * some[:, None, None] / qmax                      # (S, G, N)
         scale = torch.exp2(scale.log2().round()) if shift else scale.half().to(w.dtype)  # as kept
-        error = (round_clamp(w / scale[:, None], -qmax, qmax) * scale[:, None] - w).square().sum(1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_scale = torch.where(better, scale, best_scale)
+        wide = scale[:, :, None]                                      # (S, G, 1, N)
+        error = (round_clamp(w / wide, -qmax, qmax) * wide - w).square().sum(2)
+        least, at = error.min(0)                                      # (G, N), the first of equals
+        better = least < best_error
+        best_error = torch.where(better, least, best_error)
+        best_scale = torch.where(better, scale.gather(0, at[None])[0], best_scale)
     codes = round_clamp(w / best_scale[:, None], -qmax, qmax)
     return codes.reshape(k, n).to(torch.int8), best_scale.float()
 

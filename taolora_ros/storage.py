@@ -96,4 +96,24 @@ def decode_lora(stored: dict[str, Tensor], x_inv: Tensor, outputs: int, parts: i
 
 def round_lora(a: Tensor, b: Tensor, x_inv: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Return A and B as a file with so many bits would give them back."""
-    return decode_lora(code_lora(a, b, x_inv, bits), x_inv, b.shape[1], len(a) // len(x_inv), bits)
+    return round_lora_a(a, x_inv, bits), round_lora_b(b, bits)
+
+
+def round_lora_a(a: Tensor, x_inv: Tensor, bits: int) -> Tensor:
+    """Return A (P * K, r) as a file with so many bits would give it back."""
+    if bits == 16:
+        return a.half().float()
+    parts = len(a) // len(x_inv)
+    inverse = x_inv.repeat(parts)[:, None]
+    return _round_columns(a / inverse, parts, bits) * inverse
+
+
+def round_lora_b(b: Tensor, bits: int) -> Tensor:
+    """Return B (r, N) as a file with so many bits would give it back."""
+    return b.half().float() if bits == 16 else _round_columns(b.T, 1, bits).T.contiguous()
+
+
+def _round_columns(w: Tensor, groups: int, bits: int) -> Tensor:
+    codes, scale = quantize_weight(w, groups, LARGEST[bits])
+    kept = scale.half().float()[:, None]
+    return (codes.float().view(groups, -1, w.shape[1]) * kept).view(w.shape)

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taolora_ros import quantization
 from taolora_ros.quantization import (TaoLinear, integer_matmul, lora_loss, pack_int4,
                                       quantize_weight, unpack_int4)
 
@@ -102,6 +103,26 @@ def test_rounded_weights_are_closer_than_the_full_range_would_be(groups):
     plain = w.abs().amax(0) / 7
     naive = (w / plain).round().clamp(-7, 7) * plain
     assert (back - w).norm() <= (naive - w).norm() * 1.001
+
+
+@pytest.mark.parametrize('k, n, groups, shift', [(74, 5, 2, False), (33, 17, 1, True),
+                                                 (96, 128, 4, False), (1, 1, 1, False)])
+@pytest.mark.parametrize('at_once', [1, 40_000, 1 << 22])
+def test_the_scale_is_the_best_of_those_tried(monkeypatch, k, n, groups, shift, at_once):
+    monkeypatch.setattr(quantization, 'AT_ONCE', at_once)
+    w = torch.randn(k, n) ** 3
+    codes, scale = quantize_weight(w, groups, shift=shift)
+    parts = w.view(groups, -1, n)
+    tried = []
+    for shrink in torch.linspace(1.0, 0.6, 21).tolist():
+        one = parts.abs().amax(1).clamp_min(1e-5) * shrink / 7
+        one = torch.exp2(one.log2().round()) if shift else one.half().float()
+        back = (parts / one[:, None]).round().clamp(-7, 7) * one[:, None]
+        tried.append((one, (back - parts).double().square().sum(1)))
+    least = torch.stack([error for _, error in tried]).amin(0)
+    chosen = ((codes.view(groups, -1, n) * scale[:, None]) - parts).double().square().sum(1)
+    assert torch.allclose(chosen, least, rtol=1e-5)
+    assert all((torch.stack([one for one, _ in tried]) == scale).any(0).flatten())
 
 
 def test_groups_must_divide_the_rows():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,10 +21,11 @@ HERE = Path(__file__).resolve().parent
 CPU = torch.device('cpu')
 
 
-def start(*command):
+def start(*command, **environment):
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get('PYTHONPATH', '')])
     return subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE,
-                            env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
+                            env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1',
+                                 **environment})
 
 
 def finish(process):
@@ -83,6 +85,39 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     with pytest.raises(ValueError, match='was written by 2 processes, not by 1'):
         train(spec, corpus, train_tiny.options(steps, 30), CPU, tmp_path / 'c.checkpoint',
               resume=True)
+
+
+def start_two(folder, steps):
+    """Start two processes that train together, without one that watches over them."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    return [start(HERE / 'train_tiny.py', folder, steps, 5, RANK=str(rank), WORLD_SIZE='2',
+                  MASTER_ADDR='127.0.0.1', MASTER_PORT=port) for rank in range(2)]
+
+
+def test_two_processes_that_were_killed_go_on_to_the_same_weights(tmp_path):
+    steps, killed, whole = 120, tmp_path / 'killed', tmp_path / 'whole'
+    killed.mkdir()
+    whole.mkdir()
+    processes = start_two(killed, steps)
+    while not (killed / 'c.checkpoint').exists():
+        assert processes[0].poll() is None
+        time.sleep(0.005)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate()
+    assert not list(killed.glob('*.weights')), 'it was done before it was killed'
+    assert 0 < torch.load(killed / 'c.checkpoint', weights_only=True)['step'] < steps
+    for folder in (killed, whole):
+        for process in start_two(folder, steps):
+            finish(process)
+    for rank in range(2):
+        resumed, wanted = (torch.load(folder / f'{rank}.weights', weights_only=True)
+                           for folder in (killed, whole))
+        for name, tensor in wanted.items():
+            assert torch.equal(resumed[name], tensor), name
 
 
 def test_every_window_of_a_batch_is_drawn_by_one_process():

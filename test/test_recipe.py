@@ -1,6 +1,9 @@
 """From a folder of recordings to model files, and cross-validation."""
 
+import json
+
 import pytest
+import torch
 
 from taolora_ros.cli import main
 from taolora_ros.evaluation.panel import find_folds
@@ -66,6 +69,29 @@ def test_folds_are_judged_by_the_model_that_never_saw_them(tmp_path, small):
     result = judge_folds(job, 2, 'int4', processes=2)
     assert sorted(r['subject'] for r in result['recordings']) == sorted('aabbccdd')
     assert result['fall']['falls'] == 4
+
+
+def test_cross_validation_says_where_its_figures_come_from(tmp_path, small, monkeypatch, capsys):
+    for subject in ('a', 'b'):
+        save_imu(tmp_path / f'{subject}.npz', [imu_recording(subject, True, seed=1),
+                                               imu_recording(subject, False, seed=2)])
+    out, told = tmp_path / 'm.safetensors', tmp_path / 'told.json'
+    command = ['train', 'imu', '--data', str(tmp_path), '--out', str(out), '--device', 'cpu',
+               '--steps', '2', '--tune', '1', '--folds', '2', '--processes', '1', '--resume']
+    assert main([*command, '--json', str(tmp_path / 'no' / 'told.json')]) == 2
+    monkeypatch.setenv('TAOLORA_COMMIT', 'abc')
+    assert main([*command, '--seed', '7', '--fold', '0']) == 0
+    monkeypatch.setenv('TAOLORA_COMMIT', 'def')
+    assert main([*command, '--seed', '7', '--json', str(told)]) == 0
+    result = json.loads(told.read_text())
+    origin = result['provenance']
+    assert (origin['code'], origin['seed'], origin['judged']['code']) == ('abc, def', 7, 'def')
+    assert origin['torch'] == origin['judged']['torch'] == torch.__version__
+    assert '--folds 2 --seed 7' in origin['command'] and origin['training']['steps'] == 2
+    assert {'device', 'what', 'fp32', 'int4'} <= {*result, *origin}
+    capsys.readouterr()
+    assert main([*command, '--seed', '8']) == 2
+    assert 'm.fold0.safetensors: was trained with other options' in capsys.readouterr().err
 
 
 def test_quantize_leaves_out_what_it_is_told_and_does_as_the_shipped_models(tmp_path, small):

@@ -36,7 +36,8 @@ def test_codes_stand_for_what_is_decoded(bits, largest):
     assert np.abs(codes).max() <= largest
     wanted = (codes * stored['lora_b_scale'].double().numpy()).T
     assert np.allclose(got_b.double().numpy(), wanted, rtol=1e-6)
-    assert got_a.shape == a.shape and got_b.shape == b.shape
+    for got, rounded in zip((got_a, got_b), round_lora(a, b, x_inv, bits)):
+        assert torch.equal(got, rounded)
 
 
 @pytest.mark.parametrize('bits', [32, 16, 8])

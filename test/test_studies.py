@@ -15,7 +15,7 @@ from taolora_ros.evaluation.evaluate import evaluate
 from taolora_ros.evaluation.excerpts import excerpt
 from taolora_ros.evaluation.panel import Panel, find_folds
 from taolora_ros.evaluation.peers import PEERS, Peer
-from taolora_ros.evaluation.signals import Change, changed
+from taolora_ros.evaluation.signals import CHANGES, Change, changed
 from taolora_ros.evaluation.studies import Study, run
 from taolora_ros.model_file import save_model
 from taolora_ros.network import TaoNetwork
@@ -134,6 +134,48 @@ def test_a_changed_signal_has_its_beats_where_they_were(record, change):
     inner = slice(len(time) // 20, -len(time) // 20)
     assert np.corrcoef(wanted[inner], other.values[inner, 0])[0, 1] > 0.97
     assert np.array_equal(other.beat_times_s, record.beat_times_s)
+
+
+def test_a_changed_sensor_reads_what_its_name_says(data):
+    recording = next(r for r in load_recordings(data, 'imu') if r.is_fall)
+    acc, gyro = recording.values[:, :3], recording.values[:, 3:]
+    made = {change.name: changed(recording, change) for change in CHANGES['imu']}
+    assert np.array_equal(made['as recorded'].values, recording.values)
+    assert np.isnan(made['acceleration only'].values[:, 3:]).all()
+    assert np.array_equal(made['acceleration only'].values[:, :3], acc)
+    turned = made['turned at random'].values
+    assert not np.allclose(turned, recording.values, atol=1.0)
+    for before, after in ((acc, turned[:, :3]), (gyro, turned[:, 3:])):
+        assert np.allclose(np.linalg.norm(before, axis=1), np.linalg.norm(after, axis=1))
+    product = (turned[:, :3] * turned[:, 3:]).sum(1)  # both turned alike
+    assert np.allclose(product, (acc * gyro).sum(1))
+    other = changed(dataclasses.replace(recording, name='other'), Change('x', turned=True))
+    assert not np.allclose(other.values, turned, atol=1.0)
+    railed = changed(recording, Change('x', rail=1.1)).values
+    assert np.abs(railed[:, :3]).max() == pytest.approx(1.1 * 9.80665)
+    assert np.abs(acc).max() > 1.5 * 9.80665
+    assert np.array_equal(railed[:, 3:], gyro)
+    for rate in (40, 50, 200):
+        one = made[f'{rate} Hz']
+        assert one.rate == rate and one.duration_s == pytest.approx(recording.duration_s, abs=0.1)
+        peak = np.linalg.norm(one.values[:, :3], axis=1).argmax() / rate
+        assert peak == pytest.approx(one.fall_time_s, abs=0.1)
+    stamps = made['in bursts of 0.1 s'].stamps / 1e9
+    assert len(stamps) == len(acc) and (np.diff(stamps) > 0).all()
+    assert np.isclose(np.diff(stamps), 0.001).mean() == pytest.approx(0.9, abs=0.02)
+    late = stamps - np.arange(1, len(acc) + 1) / recording.rate
+    assert (late > -1e-6).all() and late.max() < 0.1
+
+
+def test_falls_are_judged_as_a_sensor_without_its_gyroscope_sees_them(data):
+    rows = run(Study('signals', Panel(RuleCandidate('rules', kind='imu'))),
+               find_files(data, 'imu'), 1)
+    assert [row['name'] for row in rows] == [change.name for change in CHANGES['imu']]
+    plain = evaluate('imu', data, RuleCandidate('rules', kind='imu'), 1)
+    assert rows[0]['fall'] == rows[1]['fall'] == plain['fall']  # the rules read no gyroscope
+    assert plain['fall']['found'] > 0
+    blunt = next(row for row in rows if row['name'] == 'range of 4 g')
+    assert blunt['recordings'] == rows[0]['recordings'] == len(plain['recordings'])
 
 
 def test_waits_grow_with_the_delay_and_events_are_those_of_the_detector(record):

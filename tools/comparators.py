@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results import RESULTS, load, percent, table  # noqa: E402
+from kept import RESULTS, load, percent, table  # noqa: E402
 
 PAGE = RESULTS.parent / 'comparators.md'
 PICTURE = RESULTS.parent / 'comparators.png'

@@ -9,10 +9,12 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py detection                                    the tables of docs/detection.md
 
 RAW.json is what `taolora train --folds` or `taolora evaluate comparators` (or peers, noise,
-signals, delay) wrote with --json, or,
-with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json stays: correct
-what it says of its origin (`what`, `provenance`) by hand. Recordings of an IMU without errors are
-dropped, they are thousands.
+signals, delay) wrote with --json, or, with the KEY it goes under, what `taolora evaluate` wrote.
+All else in NAME.json stays: correct by hand what it says of its origin (`what`, `provenance`) where
+RAW.json does not say it. Recordings of an IMU without errors are dropped, they are thousands.
+
+Several seeds of a cross-validation are kept as cross_validation_KIND_seedS.json; they take the
+place of cross_validation_KIND.json in all tables.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ import json
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
+import cross_validation
+from kept import RESULTS, load, percent, table
+
 PLACES = 6     # decimals kept
-NOTABLE = 10   # wrong VEB decisions from which a record is listed
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (before)',
            'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
            'left_out': '... calibrated and tuned (200 steps) without these subjects'}
@@ -31,7 +34,6 @@ TABLES = ('figures', 'details', 'detection', 'adaptation')
 ADAPTATION = (('adaptation_ecg', 'adaptation', 'VEB'),
               ('adaptation_imu', 'trained_without_weda', 'falls, wrist never seen'),
               ('adaptation_imu', 'cross_validation', 'falls, known places'))
-SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 
 
 def keep(raw: Path, out: Path, key: str | None = None) -> None:
@@ -43,7 +45,8 @@ def keep(raw: Path, out: Path, key: str | None = None) -> None:
         out.write_text('[\n' + ',\n'.join(rows) + '\n]\n')
         return
     new = {key: new} if key else new
-    out.write_text(as_text({**old, **{name: rounded(shortened(result))
+    out.write_text(as_text({**old, **{name: rounded(shortened(result) if 'recordings' in result
+                                                    else result)
                                       for name, result in new.items()}}))
 
 
@@ -89,61 +92,15 @@ def as_text(results: dict) -> str:
     return text + '\n'
 
 
-def load(name: str) -> dict | list:
-    """Return one file of results."""
-    return json.loads((RESULTS / f'{name}.json').read_text())
-
-
 def figures() -> str:
     """Return the README's tables."""
-    return '\n'.join(table(*rows) for rows in (_beats(), _falls()))
-
-
-def _beats() -> list[list[str]]:
-    ecg = load('cross_validation_ecg')
-    rows = [['ECG', 'annotated', 'INT4 Se %', 'PPV %', 'F1 %', 'FP32 Se %', 'PPV %', 'F1 %']]
-    for key, name in (('beat', 'R peaks within 150 ms'), ('beat_50ms', 'R peaks within 50 ms'),
-                      ('veb', 'ventricular beats (VEB)')):
-        rows.append([name, str(ecg['int4'][key]['n'])]
-                    + [percent(ecg[precision][key][part]) for precision in ('int4', 'fp32')
-                       for part in ('se', 'ppv', 'f1')])
-    return rows
-
-
-def _falls() -> list[list[str]]:
-    imu = load('cross_validation_imu')
-    unseen = load('unseen_source_imu')
-    rows = [['falls', 'network', 'falls', 'found', 'Se %', 'false alarms', 'hours', 'per hour',
-             'at most (95 %)']]
-    for precision in ('int4', 'fp32'):
-        fall = imu[precision]['fall']
-        rows += [_fall_row(name, precision, row) for name, row in (
-            ('unseen subjects', fall),
-            *((f'... {SOURCES[s]}', row) for s, row in fall['sources'].items()))]
-    rows += [_fall_row(f'unseen source: {name}', 'int4', unseen[f'trained_without_{s}']['fall'])
-             for s, name in SOURCES.items()]
-    return rows
-
-
-def _fall_row(name: str, precision: str, fall: dict) -> list[str]:
-    rates = (fall['hours'], fall['false_alarms_per_hour'], fall['false_alarms_per_hour_upper_95'])
-    return [name, precision.upper(), str(fall['falls']), str(fall['found']), percent(fall['se']),
-            str(fall['false_alarms']), *(f'{rate:.2f}' for rate in rates)]
+    return cross_validation.figures()
 
 
 def details() -> str:
-    """Return the tables of docs/models.md: VEB by record, errors of falls by activity."""
-    records = load('cross_validation_ecg')['int4']['recordings']
-    rows = [['record', 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %', 'with fusion']]
-    groups = [(r['name'], [r]) for r in sorted(records, key=lambda r: -_wrong(r))
-              if _wrong(r) >= NOTABLE]
-    rest = [r for r in records if _wrong(r) < NOTABLE]
-    for name, group in (*groups, (f'the other {len(rest)}', rest)):
-        n, tp, fn, fp, unclear = (sum(r['veb'][key] for r in group)
-                                  for key in ('n', 'tp', 'fn', 'fp', 'unclear'))
-        rows.append([name, *map(str, (n, tp, fn, fp)), percent(tp / n), percent(tp / (tp + fp)),
-                     percent(tp / (tp + fp + unclear))])
-    return '\n'.join(table(*rows) for rows in (rows, _activities(), *_quantization()))
+    """Return the tables of docs/models.md: VEB by record, errors of falls by activity, formats."""
+    return '\n'.join(table(*rows) for rows in (cross_validation.by_record(),
+                                               cross_validation.by_activity(), *_quantization()))
 
 
 def _quantization() -> list[list[list[str]]]:
@@ -164,30 +121,22 @@ def _quantization() -> list[list[list[str]]]:
     return [beats, falls]
 
 
-def _wrong(record: dict) -> int:
-    return record['veb']['fp'] + record['veb']['fn']
-
-
-def _activities() -> list[list[str]]:
-    """Return missed falls and false alarms by what was done, INT4."""
-    counts: dict[tuple[str, str], list[int]] = {}
-    for r in load('cross_validation_imu')['int4']['recordings']:
-        row = counts.setdefault((SOURCES[r['source']], r['label']), [0, 0])
-        row[0] += r['is_fall'] and not r['found']
-        row[1] += r['false_alarms']
-    order = sorted(counts.items(), key=lambda item: (-sum(item[1]), item[0]))
-    return [['source', 'what was done', 'falls missed', 'false alarms'],
-            *([*what, *map(str, row)] for what, row in order)]
-
-
 BEATS = {'beats': ('beat', 'n'), '150 ms: Se %': ('beat', 'se'), 'PPV %': ('beat', 'ppv'),
          '50 ms: Se %': ('beat_50ms', 'se'), 'PPV % ': ('beat_50ms', 'ppv')}
 VEB = {'VEB': ('veb', 'n'), 'Se %': ('veb', 'se'), 'PPV %  ': ('veb', 'ppv')}
+FALLS = {'falls': ('fall', 'falls'), 'Se %': ('fall', 'se'),
+         'per hour': ('fall', 'false_alarms_per_hour'),
+         **{f'{place}: {name}': ('fall', 'sources', source, key)
+            for source, place in (('sisfall', 'waist'), ('weda', 'wrist'))
+            for name, key in (('Se %', 'se'), ('per hour', 'false_alarms_per_hour'),
+                              ('at most', 'false_alarms_per_hour_upper_95'))}}
 DETECTION = {  # file of results: first column, and the others
     'peers_ecg': ('detector', {**BEATS, 'CPU s per hour': ('cpu_s_per_hour',)}),
     'delay_ecg': ('delay', {**BEATS, **VEB, 'with fusion': ('veb', 'ppv_strict'),
                             'wait s': ('wait_mean_s',), '99 %': ('wait_p99_s',)}),
     'signals_ecg': ('signal', {**BEATS, **VEB}),
+    'delay_imu': ('delay', {**FALLS, 'wait s': ('wait_mean_s',), '99 %': ('wait_p99_s',)}),
+    'signals_imu': ('signal', FALLS),
     'noise_ecg': ('detector, noise', BEATS)}
 
 
@@ -195,6 +144,8 @@ def detection() -> str:
     """Return the tables of docs/detection.md."""
     tables = []
     for name, (first, columns) in DETECTION.items():
+        if not (RESULTS / f'{name}.json').exists():  # not measured yet
+            continue
         rows = [[row['name'], *(_cell(row, path) for path in columns.values())]
                 for row in load(name)]
         tables.append(table([first, *(heading.strip() for heading in columns)], *rows))
@@ -205,7 +156,7 @@ def _cell(row: dict, path: tuple[str, ...]) -> str:
     """Return what lies at ``path`` in a row: a count, a time, or a fraction as per cent."""
     for key in path:
         row = row[key]
-    if len(path) == 1:
+    if len(path) == 1 or 'per_hour' in path[-1]:
         return f'{row:.2f}'
     return str(row) if isinstance(row, int) else percent(row)
 
@@ -231,17 +182,6 @@ def adaptation() -> str:
                 *(f'{f["hostile_change"][who]:+.2f}' for who in ('inverted', 'random',
                                                                  'flooded'))])
     return table(*rows)
-
-
-def percent(share: float) -> str:
-    """Return a fraction as per cent."""
-    return f'{100 * share:.2f}'
-
-
-def table(*rows: list[str]) -> str:
-    """Return a Markdown table, its first row the heading."""
-    lines = [f'| {" | ".join(row)} |' for row in rows]
-    return '\n'.join([lines[0], '| --- |' + ' ---: |' * (len(rows[0]) - 1), *lines[1:]]) + '\n'
 
 
 def main(arguments: list[str]) -> int:

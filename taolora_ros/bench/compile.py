@@ -6,8 +6,8 @@ import torch
 from rich.table import Table
 
 from taolora_ros.bench.cross_compile import TARGETS, cross_compile
-from taolora_ros.bench.origin import commit
 from taolora_ros.model_file import load_model
+from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
 BATCHES = (1, 64)  # windows: the shapes of tiles depend on how many there are

@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table
 
 from taolora_ros.bench.isolated import Isolated, Lost
-from taolora_ros.bench.origin import commit
+from taolora_ros.origin import commit
 
 PARTS = ('networks', 'layers')
 NETWORK_SHARE = 0.5   # of the time, for networks; layers get what is left

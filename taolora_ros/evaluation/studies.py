@@ -90,7 +90,7 @@ class Study:
             started = time.process_time()
             beats, veb = find(recording.values[:, recording.lead()], recording.rate)
             cpu_s = time.process_time() - started
-            count, seconds = _count(recording, beats, veb), recording.duration_s
+            count, seconds = _count_beats(recording, beats, veb), recording.duration_s
             if snr_db is None:
                 return Part(name, count, seconds, cpu_s)
             return Part(name + noise, count, seconds - recording.noise_start_s, place=-snr_db)
@@ -104,12 +104,12 @@ class Study:
                 (np.asarray(find(lead, rate)) / rate).tolist(), []))
 
     def _signals(self, recording: Recording) -> Iterator[Part]:
-        """Yield our beats in one record seen in several ways."""
+        """Yield our events in one recording measured in several ways."""
         loaded = self.panel.load(recording)
-        for change in CHANGES:
+        for change in CHANGES[recording.kind]:
             found = detect(changed(recording, change), *loaded)
-            yield Part(change.name, _count(recording, found.times('beat').tolist(),
-                                           found.times('veb').tolist()), recording.duration_s)
+            at = {label: found.times(label).tolist() for label in loaded[0].labels}
+            yield Part(change.name, _count(recording, at), recording.duration_s)
 
     def _delays(self, recording: Recording) -> Iterator[Part]:
         """Yield our events in one recording with several delays."""
@@ -118,18 +118,20 @@ class Study:
         for delay, found in by_delay(recording, spec, engine, settings, tuple(delays)):
             at = {label: [time for name, time, _ in found if name == label]
                   for label in spec.labels}
-            if recording.kind == 'imu':
-                count = count_falls(recording.source, recording.duration_s,
-                                    recording.fall_time_s if recording.is_fall else None,
-                                    at['fall'])
-            else:
-                count = _count(recording, at['beat'], at['veb'])
             mark = ' (default)' if delay == settings.delay else ''
-            yield Part(f'{delay:g} s{mark}', count, recording.duration_s,
+            yield Part(f'{delay:g} s{mark}', _count(recording, at), recording.duration_s,
                        waits=tuple(wait for *_, wait in found if wait == wait))
 
 
-def _count(recording: Recording, beats: list[float], veb: list[float]) -> Counter:
+def _count(recording: Recording, at: dict[str, list[float]]) -> Counter | FallCount:
+    """Count the events found in one recording, times (s) by label."""
+    if recording.kind == 'imu':
+        return count_falls(recording.source, recording.duration_s,
+                           recording.fall_time_s if recording.is_fall else None, at['fall'])
+    return _count_beats(recording, at['beat'], at['veb'])
+
+
+def _count_beats(recording: Recording, beats: list[float], veb: list[float]) -> Counter:
     """Count one record; before the noise begins nothing is scored."""
     if start := recording.noise_start_s:
         keep = recording.beat_times_s >= start

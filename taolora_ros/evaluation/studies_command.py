@@ -25,7 +25,7 @@ SHORTEST = 0.1  # minutes of a record
 
 def study(args: argparse.Namespace, candidate: Candidate, console: Console) -> list[dict]:
     """Measure a table, print it and return its rows; raise ValueError for bad arguments."""
-    kinds = ('imu', 'ecg') if args.kind == 'delay' else ('ecg',)
+    kinds = ('imu', 'ecg') if args.kind in ('delay', 'signals') else ('ecg',)
     if args.signal not in kinds:
         raise ValueError(f'{args.kind}: of what? {" or ".join(kinds)} goes behind it')
     if args.minutes is not None and (args.minutes < SHORTEST or args.signal != 'ecg'):

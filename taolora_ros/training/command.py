@@ -15,7 +15,7 @@ from taolora_ros.evaluation.report import notes, tables
 from taolora_ros.model_file import annotate_model, load_model
 from taolora_ros.spec import SPECS
 from taolora_ros.training.calibration import QuantizeOptions
-from taolora_ros.training.folds import judge_folds, train_folds
+from taolora_ros.training.folds import folds_origin, judge_folds, train_folds
 from taolora_ros.training.ranks import joined
 from taolora_ros.training.recipe import Job, make_model, quantize_model
 from taolora_ros.training.train import TrainOptions
@@ -61,7 +61,9 @@ def judge_and_tell(job: Job, args: argparse.Namespace) -> None:
         annotate_model(job.out, {'cross_validation': headline(results, args.folds)})
         print(f'wrote these figures into {job.out}')
     if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=2, default=str) + '\n')
+        origin = {'what': f'every subject or record judged by the one of {args.folds} models that '
+                          'was trained without it', 'provenance': folds_origin(job, args.folds)}
+        Path(args.json).write_text(json.dumps({**origin, **results}, indent=2, default=str) + '\n')
 
 
 def quantize_command(args: argparse.Namespace) -> int:

@@ -7,13 +7,15 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from taolora_ros.evaluation.detection import Candidate
 from taolora_ros.evaluation.evaluate import judge, summarise
+from taolora_ros.model_file import load_model
+from taolora_ros.origin import commit, versions
 from taolora_ros.recordings import Recording, find_files, read_npz
 from taolora_ros.training.recipe import Job, Report, make_model, training_recordings
 
@@ -42,22 +44,32 @@ def assign_folds(recordings: Iterable[Recording], folds: int) -> list[frozenset[
 def fold_jobs(job: Job, folds: int) -> list[tuple[Job, frozenset[str]]]:
     """Return one job per fold, that leaves its subjects out, with those subjects."""
     recordings = training_recordings(job.kind, job.data, job.left_out)
-    stem = job.out.name.removesuffix('.safetensors')
-    return [(replace(job, left_out=job.left_out | held_out,
-                     out=job.out.with_name(f'{stem}.fold{i}.safetensors')), held_out)
+    return [(replace(job, left_out=job.left_out | held_out, out=fold_file(job, i)), held_out)
             for i, held_out in enumerate(assign_folds(recordings, folds))]
+
+
+def fold_file(job: Job, fold: int) -> Path:
+    """Return the path of the INT4 model of ``fold``."""
+    return job.out.with_name(f'{job.out.name.removesuffix(".safetensors")}.fold{fold}.safetensors')
 
 
 def train_folds(job: Job, folds: int, which: int | None = None,
                 report: Report = lambda *_: None) -> None:
     """Make the models of all folds, or of fold ``which`` alone (so that machines can share).
 
-    With ``job.resume``, models that are there already are kept.
+    With ``job.resume``, models that are there already are kept; raise ValueError when one was
+    trained with other options.
     """
     for i, (fold, _) in enumerate(fold_jobs(job, folds)):
-        if which in (None, i) and not (job.resume and fold.out.exists()):
-            make_model(fold, lambda stage, share, text: report(
-                f'fold {i + 1} of {folds}: {stage}', share, text))
+        if which not in (None, i):
+            continue
+        if job.resume and fold.out.exists():
+            if load_model(fold.out).metadata['provenance']['training'] != asdict(job.training):
+                raise ValueError(f'{fold.out}: was trained with other options; remove it or use '
+                                 'the same')
+            continue
+        make_model(fold, lambda stage, share, text: report(
+            f'fold {i + 1} of {folds}: {stage}', share, text))
 
 
 def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,
@@ -78,6 +90,23 @@ def judge_folds(job: Job, folds: int, precision: str, processes: int | None = No
             report(f'judging folds, {precision}', done / folds, '')
     judged.sort(key=lambda row: row[:2])
     return summarise(job.kind, [row[2:] for row in judged])
+
+
+def folds_origin(job: Job, folds: int) -> dict:
+    """Return where the figures of ``judge_folds`` come from: what the folds say, and who judges.
+
+    Where folds differ, all that they say is named.
+    """
+    made = [load_model(fold_file(job, i)).metadata['provenance'] for i in range(folds)]
+
+    def said(key: str) -> str:
+        return ', '.join(sorted({str(one.get(key, 'unknown')) for one in made}))
+
+    return {**{key: said(key) for key in ('code', 'device', 'torch')}, 'seed': job.training.seed,
+            'command': f'taolora train {job.kind} --data DIR --folds {folds} '
+                       f'--seed {job.training.seed}',
+            'training': asdict(job.training), 'tuning': asdict(job.tuning),
+            'judged': {'code': commit(), 'device': job.device, **versions()}}
 
 
 def _judge_fold(candidate: Candidate, files: list[Path], held_out: frozenset[str]) -> list[tuple]:

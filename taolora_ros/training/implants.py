@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taolora_ros.training.draws import Draws
 
-MOST = 3                    # beats that are replaced in one window
+SHARES = (1.0, 0.5, 0.3)    # how often a first, second and third beat of a window is replaced
 EARLY = 0.4                 # of the interval before it, by which a beat comes early at most
 NOTABLY = 0.12              # of that interval, from which a usual beat is supraventricular
 BEFORE, AFTER = 0.2, 0.45   # s of a donor that are kept around its peak
@@ -50,12 +50,12 @@ def implant(x: Tensor, place: Tensor, label: Tensor, inside: Tensor, donor: Dono
     interval = interval.clamp(0.3 * rate, 1.5 * rate)                        # (B, S)
     normal = label == classes.index('N')
     fits = inside & normal & (place > 0.5 * rate) & (place < length - 0.2 * rate)
-    best, slot = (draws.uniform(*place.shape) * fits * chosen[:, None]).topk(MOST, dim=1)
-    wanted = draws.uniform(batch, MOST) < torch.tensor([1.0, 0.5, 0.3], device=x.device)
-    wanted = wanted & (best > 0)                                             # (B, MOST)
+    best, slot = (draws.uniform(*place.shape) * fits * chosen[:, None]).topk(len(SHARES), dim=1)
+    wanted = draws.uniform(batch, len(SHARES))                               # (B, 3)
+    wanted = torch.stack([wanted[:, k] < share for k, share in enumerate(SHARES)], 1) & (best > 0)
     time = torch.arange(length, device=x.device) + 0.5                       # (L,)
     usual = donor.label == classes.index('N')
-    for k in range(MOST):
+    for k in range(len(SHARES)):
         take, at = wanted[:, k:k + 1], slot[:, k:k + 1]
         early = EARLY * draws.uniform(batch, 1) * (draws.uniform(batch, 1) < 0.7)
         kind = torch.where(usual & (early > NOTABLY), classes.index('S'), donor.label)

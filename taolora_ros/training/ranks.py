@@ -56,9 +56,7 @@ class Ranks:
         """Return what to call in place of ``network`` so that gradients are averaged."""
         if self.count == 1:
             return network
-        # a fall has no offset: that head gets no gradient
-        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=True,
-                                                   broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import taolora_ros
 from taolora_ros.engine.reference import pick_device, rebuild_error
 from taolora_ros.model_file import load_model, save_model
 from taolora_ros.network import TaoNetwork
+from taolora_ros.origin import commit
 from taolora_ros.recordings import Recording, load_recordings
 from taolora_ros.spec import SPECS, ModelSpec
 from taolora_ros.training.calibration import QuantizeOptions, quantize_network
@@ -158,7 +159,7 @@ def _without_falls(corpus: Corpus) -> Corpus:
 
 def _provenance(job: Job, corpus: Corpus, device: torch.device) -> dict:
     name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor()
-    return {'taolora_ros': taolora_ros.__version__, 'torch': torch.__version__,
+    return {'taolora_ros': taolora_ros.__version__, 'code': commit(), 'torch': torch.__version__,
             'device': name or device.type, 'training': asdict(job.training),
             'subjects': sorted(set(np.unique(corpus.subject).tolist())),
             'left_out': sorted(job.left_out)}

@@ -54,7 +54,8 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
         block.dropout.p = options.dropout
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(_groups(network, options.weight_decay),
-                                  lr=options.learning_rate, betas=(0.9, 0.98))
+                                  lr=options.learning_rate, betas=(0.9, 0.98),
+                                  fused=device.type == 'cuda')  # on a GPU launches are what costs
     sampler = WindowSampler(spec, corpus, device, generator)
     share, parallel = ranks.share(options.batch), ranks.parallel(network)
     if ranks.count > 1:

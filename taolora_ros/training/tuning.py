@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from taolora_ros.network import TaoNetwork
 from taolora_ros.quantization import QMAX, TaoLinear, lora_loss, round_clamp
-from taolora_ros.storage import round_lora
+from taolora_ros.storage import round_lora_a, round_lora_b
 from taolora_ros.training.windows import WindowSampler
 
 LEAN = 0.45         # codes: how far what stands behind a code may be from it at first
@@ -47,7 +47,8 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
     tuned = [p for p in quantized.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([{'params': tuned, 'share': 1.0},
                                    {'params': scales, 'share': 0.02},
-                                   {'params': codes, 'share': CODES_SHARE}], weight_decay=0.0)
+                                   {'params': codes, 'share': CODES_SHARE}], weight_decay=0.0,
+                                  fused=tuned[0].is_cuda)
     residuals = {name: _residual(network, name, layer) for name, layer in layers.items()}
     for step in range(options.steps):
         for group in optimizer.param_groups:
@@ -55,10 +56,11 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
         batch = sampler.draw(options.batch)
         with torch.no_grad():
             wanted = network(batch.windows)
-        loss = _distance(wanted, quantized(batch.windows, batch.gates), batch.gates)
-        for name, layer in layers.items():
-            a = layer.lora_a[-layer.in_features:]  # the rows that read X
-            loss = lora_loss(loss, *residuals[name], a, layer.lora_b, options.fit)
+        with parametrize.cached():  # each tensor is rounded once in a step
+            loss = _distance(wanted, quantized(batch.windows, batch.gates), batch.gates)
+            for name, layer in layers.items():
+                a = layer.lora_a[-layer.in_features:]  # the rows that read X
+                loss = lora_loss(loss, *residuals[name], a, layer.lora_b, options.fit)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tuned + scales, 1.0)
@@ -89,12 +91,11 @@ class _Stored(torch.nn.Module):
     def __init__(self, factor: str, layer: TaoLinear):
         super().__init__()
         self.factor, self.bits, self.x_inv = factor, layer.lora_bits, layer.x_inv
-        self.other = (layer.lora_b if factor == 'a' else layer.lora_a).detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            pair = (x, self.other) if self.factor == 'a' else (self.other, x)
-            kept = round_lora(*pair, self.x_inv, self.bits)['ab'.index(self.factor)]
+            kept = (round_lora_a(x, self.x_inv, self.bits) if self.factor == 'a'
+                    else round_lora_b(x, self.bits))
         return x + (kept - x).detach()
 
 

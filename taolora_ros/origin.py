@@ -1,10 +1,14 @@
-"""Where figures come from: the commit of this tree."""
+"""Where figures come from: the commit of this tree, and the versions it ran with."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
+
+PACKAGES = ('torch', 'numpy', 'scipy')  # that figures of a model depend on
 
 
 def commit() -> str:
@@ -17,3 +21,9 @@ def commit() -> str:
     told = subprocess.run(['git', 'describe', '--always', '--dirty=+'], capture_output=True,
                           text=True, cwd=Path(__file__).parent)
     return told.stdout.strip() or 'unknown'
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each of PACKAGES."""
+    return {'python': platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES}}

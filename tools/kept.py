@@ -1,0 +1,44 @@
+"""Results kept in docs/results, and how tables of the documentation show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
+
+
+def load(name: str) -> dict | list:
+    """Return one file of results."""
+    return json.loads((RESULTS / f'{name}.json').read_text())
+
+
+def seeds(name: str) -> list[dict]:
+    """Return the results NAME_seed*.json, by seed; NAME.json alone where there are none."""
+    found = sorted(RESULTS.glob(f'{name}_seed*.json'),
+                   key=lambda path: int(path.stem.rpartition('seed')[2]))
+    return [load(path.stem) for path in found] or [load(name)]
+
+
+def percent(share: float) -> str:
+    """Return a fraction as per cent."""
+    return f'{100 * share:.2f}'
+
+
+def count(number: float) -> str:
+    """Return a number of things, or the mean of several."""
+    return f'{number:.1f}'.removesuffix('.0')
+
+
+def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Return the mean of ``values`` and, where they look different, from where to where they go."""
+    low, high = form(min(values)), form(max(values))
+    mean = form(sum(values) / len(values))
+    return mean if low == high else f'{mean} ({low} .. {high})'
+
+
+def table(*rows: list[str]) -> str:
+    """Return a Markdown table, its first row the heading."""
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    return '\n'.join([lines[0], '| --- |' + ' ---: |' * (len(rows[0]) - 1), *lines[1:]]) + '\n'
