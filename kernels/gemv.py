@@ -30,7 +30,8 @@ def without_offset(nibbles, OFFSET: tl.constexpr):
 
 @triton.jit(do_not_specialize=['rows'])
 def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.constexpr,
-                N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, H: tl.constexpr,
+                N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
+                H: tl.constexpr,
                 BN: tl.constexpr, CODE_STEP: tl.constexpr, SHARES: tl.constexpr,
                 NORM: tl.constexpr, ZERO: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
                 ASM: tl.constexpr):
@@ -74,7 +75,7 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
         low = tl.zeros((RANK,), tl.float32)
         for share in range(SHARES):
             low += tl.load(u + (share * rows + row) * RANK + r)
-        factors = tl.load(b + r[:, None] * N + n[None, :], mask=n_ok[None, :], other=0.0)
+        factors = tl.load(b + r[:, None] * NB + n[None, :])
         added = tl.sum(low[:, None] * factors.to(tl.float32), 0)
         y += tl.where(tl.load(gate + row) != 0, added, 0.0)
     if GELU:

@@ -19,8 +19,9 @@ from taolora_ros.kernels.launch import Launch, ceil_div
 
 
 @triton.jit(do_not_specialize=['rows'])
-def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, RANK: tl.constexpr,
-                SHARES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GELU: tl.constexpr):
+def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, NB: tl.constexpr,
+                RANK: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                GELU: tl.constexpr):
     """Join a (BM, BN) tile."""
     row, n = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
     r = tl.arange(0, RANK)
@@ -30,7 +31,7 @@ def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, RANK: 
     for share in range(SHARES):
         low += tl.load(u + (share * rows + row[:, None]) * RANK + r[None, :],
                        mask=row_ok[:, None], other=0.0)
-    factors = tl.load(b + r[:, None] * N + n[None, :], mask=(n < N)[None, :], other=0.0)
+    factors = tl.load(b + r[:, None] * NB + n[None, :], mask=(n < NB)[None, :], other=0.0)
     opened = tl.load(gate + row, mask=row_ok, other=0) != 0
     at = row[:, None] * N + n[None, :]
     y = tl.load(steady + at, mask=ok, other=0.0)
@@ -49,8 +50,8 @@ def join_launch(steady: Tensor, u: Tensor, b: Tensor, gate: Tensor, out: Tensor,
     rows, columns = out.shape
     return Launch(join_kernel, (ceil_div(rows, block_m), ceil_div(columns, block_n)), {
         'steady': steady, 'u': u, 'b': b, 'gate': gate, 'residual': residual, 'out': out,
-        'rows': rows}, {'N': columns, 'RANK': u.shape[2], 'SHARES': len(u), 'BM': block_m,
-                        'BN': block_n, 'GELU': gelu})
+        'rows': rows}, {'N': columns, 'NB': b.shape[1], 'RANK': u.shape[2], 'SHARES': len(u),
+                        'BM': block_m, 'BN': block_n, 'GELU': gelu})
 
 
 def join_reference(steady: Tensor, u: Tensor, b: Tensor, gate: Tensor, gelu: bool = False

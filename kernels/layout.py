@@ -25,6 +25,8 @@ from torch import Tensor
 
 from taolora_ros.kernels.launch import ceil_div
 
+COLUMNS = 64  # of B at a time, at most, by kernels that choose no tiles of their own
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -52,7 +54,7 @@ class LayerWeights:
     code_step: int       # bytes from K block to K block
     a: Tensor            # float16, from the first A tile on
     a_step: int          # numbers from K block to K block
-    b: Tensor            # (R, N) float16
+    b: Tensor            # (R, N) float16, with columns of zeros up to whole tiles
     vectors: Tensor      # float32
 
     @property
@@ -73,8 +75,8 @@ class LayerWeights:
         return {'K': self.k, 'N': self.n, 'GROUPS': self.groups, 'RANK': self.rank,
                 'PARTS': 2 if self.residual else 1, 'H': self.tiles.half,
                 'BN': self.tiles.block_n, 'CODE_STEP': self.code_step, 'A_STEP': self.a_step,
-                'NORM': self.norm, 'ZERO': -1 if self.x_zero is None else self.x_zero,
-                'SHIFT': self.shift}
+                'NB': self.b.shape[1], 'NORM': self.norm,
+                'ZERO': -1 if self.x_zero is None else self.x_zero, 'SHIFT': self.shift}
 
     def load_lora(self, a: Tensor, b: Tensor) -> None:
         """Replace A (K or 2K, r) and B (r, N) in place; raise ValueError for other shapes."""
@@ -88,7 +90,7 @@ class LayerWeights:
         view = torch.as_strided(self.a, tile.shape, (self.a_step, 1))
         view.copy_(tile)
         self.b.zero_()
-        self.b[:len(b)].copy_(b)
+        self.b[:len(b), :self.n].copy_(b)
 
 
 def block_count(k: int, groups: int, half: int) -> int:
@@ -160,5 +162,5 @@ def arrange(codes: Tensor, w_scale: Tensor, x_inv: Tensor, x_zero: int | None, a
     return LayerWeights(
         k, n, groups, rank, x_zero, len(a) == 2 * k, norm is not None, shift, tiles,
         code_store, steps[0], a_store, steps[1],
-        F.pad(b.float(), (0, 0, 0, rank - len(b))).half().contiguous(),
+        F.pad(b.half(), (0, -n % max(tiles.block_n, COLUMNS), 0, rank - len(b))).contiguous(),
         torch.cat([v.float().flatten() for v in vectors]))

@@ -85,8 +85,9 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
 
 @triton.jit
 def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: tl.constexpr,
-           N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, BN: tl.constexpr,
-           NORM: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr):
+           N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
+           BN: tl.constexpr, NORM: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr,
+           SHIFT: tl.constexpr):
     """Scale, add bias, gated U B and residual; store the tile."""
     scales = vectors + K * (3 if NORM else 1)
     n = tile_n * BN + tl.arange(0, BN)
@@ -95,8 +96,7 @@ def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: 
         total = scaled(total, tl.load(scales + n, mask=n_ok, other=0.0)[None, :], SHIFT)
     y = total + tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)[None, :]
     if LORA:
-        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * N + n[None, :], mask=n_ok[None, :],
-                         other=0.0)
+        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * NB + n[None, :])
         added = fine_dot(u, b_tile, tl.zeros_like(y))
         y += tl.where(opened[:, None], added, 0.0)
     if GELU:
@@ -110,12 +110,12 @@ def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: 
 
 @triton.jit(do_not_specialize=['rows'])
 def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, arrived, rows,
-                  K: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
-                  PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                  CODE_STEP: tl.constexpr, A_STEP: tl.constexpr, SPLIT: tl.constexpr,
-                  SHARES: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-                  GELU: tl.constexpr, SHIFT: tl.constexpr, ASM: tl.constexpr,
-                  EARLY: tl.constexpr = False):
+                  K: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr,
+                  RANK: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr, CODE_STEP: tl.constexpr, A_STEP: tl.constexpr,
+                  SPLIT: tl.constexpr, SHARES: tl.constexpr, NORM: tl.constexpr,
+                  ZERO: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
+                  ASM: tl.constexpr, EARLY: tl.constexpr = False):
     """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
     wait_for_previous(EARLY)
     tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -148,8 +148,8 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
     if SPLIT == 1:
         if LORA == 3:
             u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
-        finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
-               RANK, BN, NORM, LORA, GELU, SHIFT)
+        finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, NB,
+               GROUPS, RANK, BN, NORM, LORA, GELU, SHIFT)
     else:
         # Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
         tiles_n = tl.num_programs(0)
@@ -173,8 +173,8 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                                  cache_modifier='.cg')
             if LORA == 3:
                 u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
-            finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, GROUPS,
-                   RANK, BN, NORM, LORA, GELU, SHIFT)
+            finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, NB,
+                   GROUPS, RANK, BN, NORM, LORA, GELU, SHIFT)
 
 
 def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,

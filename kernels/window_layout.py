@@ -85,7 +85,8 @@ def window_weights(blocks: Sequence[nn.Module], head: int, pairs: int, device: t
     vectors = torch.cat([block_vectors(block, parts, taps)
                          for block, parts in zip(blocks, layers)])
     weights = WindowWeights(
-        width, hidden, taps, rank, pairs, sum((convolution(b) is None) << i for i, b in enumerate(blocks)),
+        width, hidden, taps, rank, pairs,
+        sum((convolution(b) is None) << i for i, b in enumerate(blocks)),
         codes.to(device), torch.zeros(len(blocks) * (11 * width + 3 * hidden) * rank,
                                       dtype=torch.float16, device=device), vectors.to(device))
     for i, parts in enumerate(layers):

@@ -19,17 +19,18 @@ BATCHES = (1, 8, 64)
 # name of the row: engine and how it is made; as users get it, and changed in one thing
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
-    'mega, 4 warps': ('mega', {'warps': 4}),
-    'mega, 16 warps': ('mega', {'warps': 16}),
-    'mega, no prefetching': ('mega', {'stages': 1}),
-    'mega, tiles of 32 tokens': ('mega', {'block_m': 32}),
-    'mega, hidden 128 at a time': ('mega', {'block_h': 64}),
-    'mega, a launch a stage': ('mega', {'persistent': False}),
     'mega, no copies': ('mega', {'zero_copy': True}),
+    'fused, no copies': ('fused', {'zero_copy': True}),
+    'fused, one kernel after the other': ('fused', {'early': False}),
+    'mega, 4 warps': ('mega', {'warps': 4}),
     'fused, 16 columns a program': ('fused', {'tiles': Tiles(64, 16)}),
-    'fused, 64 columns a program': ('fused', {'tiles': Tiles(64, 64)}),
+    'fused, 2 programs share inputs': ('fused', {'split': 2}),
+    'fused, 4 programs share inputs': ('fused', {'split': 4}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),
-    'fused, no copies': ('fused', {'zero_copy': True})}
+    'mega, hidden 128 at a time': ('mega', {'block_h': 64, 'stages': 3}),
+    'mega, a launch a stage': ('mega', {'persistent': False}),
+    'fused, 64 columns a program': ('fused', {'tiles': Tiles(64, 64)}),
+    'mega, tiles of 32 tokens': ('mega', {'block_m': 32})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
 
 
@@ -38,7 +39,7 @@ def cases(batches) -> list[dict]:
 
     Variants are for the first batch alone.
     """
-    ways = (PEERS[0], *PLAIN, 'reference', *VARIANTS, PEERS[1])
+    ways = (PEERS[0], *PLAIN, PEERS[1], *VARIANTS, 'reference')
     return [{'part': 'networks', 'model': name, 'way': way,
              'batches': list(batches[:1] if way in VARIANTS else batches)}
             for way in ways for name in MODELS]
