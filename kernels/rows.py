@@ -11,6 +11,7 @@ import triton.language as tl
 from taolora_ros.kernels.int4 import fine_dot, round_clamp
 
 EPS = tl.constexpr(1e-5)  # of the norm, as in torch
+WHOLE = tl.constexpr(128)  # numbers of a row that are loaded at once
 
 
 @triton.jit
@@ -30,18 +31,26 @@ def load_half(x, row, row_ok, h, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.co
 @triton.jit
 def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.constexpr):
     """Return mean and 1 / deviation of rows of K numbers, (BM,) each."""
-    halves: tl.constexpr = (K + H - 1) // H
-    total = tl.zeros((BM,), tl.float32)
-    for h in range(halves):
-        value, _, _ = load_half(x, row, row_ok, h, K, 1, H)
-        total += tl.sum(value, 1)
-    mean = total / K
-    total = tl.zeros((BM,), tl.float32)
-    for h in range(halves):
-        value, _, k_ok = load_half(x, row, row_ok, h, K, 1, H)
-        away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
-        total += tl.sum(away * away, 1)
-    return mean, 1.0 / tl.sqrt(total / K + EPS)
+    if K <= WHOLE:
+        k = tl.arange(0, WHOLE)[None, :]
+        ok = row_ok[:, None] & (k < K)
+        value = tl.load(x + row[:, None] * K + k, mask=ok, other=0.0).to(tl.float32)
+        mean = tl.sum(value, 1) / K
+        away = tl.where(k < K, value - mean[:, None], 0.0)
+        squares = tl.sum(away * away, 1)
+    else:
+        halves: tl.constexpr = (K + H - 1) // H
+        total = tl.zeros((BM,), tl.float32)
+        for h in range(halves):
+            value, _, _ = load_half(x, row, row_ok, h, K, 1, H)
+            total += tl.sum(value, 1)
+        mean = total / K
+        squares = tl.zeros((BM,), tl.float32)
+        for h in range(halves):
+            value, _, k_ok = load_half(x, row, row_ok, h, K, 1, H)
+            away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
+            squares += tl.sum(away * away, 1)
+    return mean, 1.0 / tl.sqrt(squares / K + EPS)
 
 
 @triton.jit

@@ -18,6 +18,8 @@ from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.patches import patches_launch
 from taolora_ros.model_file import Model
 
+FEW = 128  # rows: tiles of them leave most of a GPU without work
+
 
 class FusedEngine(GraphEngine):
     """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks."""
@@ -25,16 +27,18 @@ class FusedEngine(GraphEngine):
     name = 'fused'
 
     def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
-                 block_m: int | None = None, lora: int = 1, split: int = 1,
-                 early: bool | None = None, **options):
+                 block_m: int | None = None, lora: int = 1, warps: int = 4,
+                 split: int | None = None, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
-        ``split`` programs share the inputs of a tile of the MLP's second layer. ``early`` lets a
-        kernel begin while the one before ends, None: where the GPU can.
+        ``split`` programs share the inputs of a tile of the MLP's second layer, None: 4 where
+        there are few rows. ``early`` lets a kernel begin while the one before ends, None: where
+        the GPU can.
         """
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
-        self._block_m, self._lora, self._split, self._early = block_m, lora, split, early
+        self._block_m, self._lora, self._warps = block_m, lora, warps
+        self._split, self._early = split, early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
@@ -73,9 +77,9 @@ class FusedEngine(GraphEngine):
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
         """Return what runs one linear."""
+        split = self._split or (4 if len(x) <= FEW and weights.k > weights.n else 1)
         return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
-                              block_m=self._rows(len(x)),
-                              split=self._split if weights.k > weights.n else 1)]
+                              block_m=self._rows(len(x)), warps=self._warps, split=split)]
 
     def _rows(self, rows: int) -> int:
         """Return how many rows a program takes: few when there are few, to use the whole GPU."""
