@@ -7,7 +7,8 @@
     X (B T, D);  W (D, K + 1 + S);  W2 (K + 1 + S, C), zero in its first K + 1 rows;  P (B T, C)
     norm: weight and bias (D each);  biases: b (K + 1 + S), b2 (C), scale (F)
 
-One program a window, so that its anomaly needs no second pass. Everything in full precision.
+A program takes BM tokens; the last one of a window to arrive adds up its anomaly, always in the
+same order. Everything in full precision.
 
 The normed tokens are kept too: adaptation learns from them.
 
@@ -23,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from taolora_ros.kernels.int4 import wait_for_previous
-from taolora_ros.kernels.launch import Launch
+from taolora_ros.kernels.launch import Launch, ceil_div
 from taolora_ros.kernels.rows import norm_statistics
 
 MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
@@ -90,36 +91,55 @@ def store_anomaly(squares, scale, anomaly, T: tl.constexpr, C: tl.constexpr,
 
 
 @triton.jit
+def close_window(squares, counters, scale, anomaly, window, T: tl.constexpr, C: tl.constexpr,
+                 FEATURES: tl.constexpr, BC: tl.constexpr, TILES: tl.constexpr):
+    """Add up a window's anomaly in the last of its programs to come here; clear its counters."""
+    tl.debug_barrier()
+    if tl.atomic_add(counters + 2 * window + 1, 1, sem='acq_rel') == TILES - 1:
+        total = tl.zeros((BC,), tl.float32)
+        at = squares + window * TILES * BC + tl.arange(0, BC)
+        for tile in range(TILES):
+            total += tl.load(at + tile * BC, cache_modifier='.cg')
+        store_anomaly(total, scale, anomaly + window * FEATURES, T, C, FEATURES, BC)
+        tl.store(counters + 2 * window, 0)  # everybody is past them: ready for the next launch
+        tl.store(counters + 2 * window + 1, 0)
+
+
+@triton.jit
 def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset, anomaly,
-                 embedding, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
-                 C: tl.constexpr, FEATURES: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
-                 BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
-                 EARLY: tl.constexpr = False):
-    """Read off one window."""
+                 embedding, squares, counters, T: tl.constexpr, D: tl.constexpr,
+                 K: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, FEATURES: tl.constexpr,
+                 BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr, BC: tl.constexpr,
+                 PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
+    """Read off BM tokens of one window."""
     wait_for_previous(EARLY)
-    window = tl.program_id(0)
-    t = tl.arange(0, BM)
+    tile, window = tl.program_id(0), tl.program_id(1)
+    TILES: tl.constexpr = (T + BM - 1) // BM
+    t = tile * BM + tl.arange(0, BM)
     row, row_ok = window * T + t, t < T
     h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY, PRECISION)
     store_scores(h, probability, offset, row, row_ok, K, BY)
-    squares = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
-    store_anomaly(squares, biases + Y + C, anomaly + window * FEATURES, T, C, FEATURES, BC)
+    found = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
+    tl.store(squares + (window * TILES + tile) * BC + tl.arange(0, BC), found)
+    close_window(squares, counters, biases + Y + C, anomaly, window, T, C, FEATURES, BC, TILES)
 
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
                  biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 embedding: Tensor, precision: str = 'tf32x3') -> Launch:
+                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3') -> Launch:
     """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
-    power = triton.next_power_of_2
-    return Launch(heads_kernel, (batch,), {
+    power, tiles = triton.next_power_of_2, ceil_div(tokens, block_m)
+    room, place = max(power(size), 16), x.device
+    return Launch(heads_kernel, (tiles, batch), {
         'x': x, 'windows': windows, 'weight': weight, 'weight2': weight2, 'norm': norm,
         'biases': biases, 'probability': probability, 'offset': offset, 'anomaly': anomaly,
-        'embedding': embedding}, {
+        'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
+        'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': max(power(tokens), 16), 'BD': 32, 'BY': max(power(columns), 16),
-        'BC': max(power(size), 16), 'PRECISION': precision}, warps=8)
+        'BM': block_m, 'BD': 32, 'BY': max(power(columns), 16), 'BC': room,
+        'PRECISION': precision})
 
 
 def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.heads import rebuild_errors, store_anomaly, store_scores
+from taolora_ros.kernels.heads import close_window, rebuild_errors, store_scores
 from taolora_ros.kernels.int4 import fine_product
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.patches import embed
@@ -50,21 +50,6 @@ def read_tile(x, windows, head, rebuild, biases, norm, squares, probability, off
     store_scores(h, probability, offset, row, t_ok, K, BY)
     found = rebuild_errors(h, windows, rebuild, biases + Y, row, t_ok, Y, C, BY, BC, PRECISION)
     tl.store(squares + (window * TILES + tile) * BC + c, found)
-
-
-@triton.jit
-def close_window(squares, counters, scale, anomaly, window, T: tl.constexpr, C: tl.constexpr,
-                 FEATURES: tl.constexpr, BC: tl.constexpr, TILES: tl.constexpr):
-    """Add up a window's anomaly in the last of its programs to come here."""
-    tl.debug_barrier()
-    if tl.atomic_add(counters + 2 * window + 1, 1, sem='acq_rel') == TILES - 1:
-        total = tl.zeros((BC,), tl.float32)
-        at = squares + window * TILES * BC + tl.arange(0, BC)
-        for tile in range(TILES):
-            total += tl.load(at + tile * BC, cache_modifier='.cg')
-        store_anomaly(total, scale, anomaly + window * FEATURES, T, C, FEATURES, BC)
-        tl.store(counters + 2 * window, 0)  # everybody is past them: ready for the next launch
-        tl.store(counters + 2 * window + 1, 0)
 
 
 @triton.jit(do_not_specialize=['first', 'last', 'batch'])

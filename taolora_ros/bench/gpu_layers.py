@@ -53,6 +53,8 @@ def shapes(rows: int, size: int) -> Iterator[Shape]:
     if size >= 768:
         for split in sorted({1, min(blocks, 8)}):
             yield Shape('two kernels', 64, 64 if size <= 1024 else 128, block_m, split, 8)
+    if rows <= 64:
+        yield Shape('fused', 64, 32, 16, min(blocks, 4), 2)
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
 

@@ -19,20 +19,16 @@ BATCHES = (1, 8, 64)
 # name of the row: engine and how it is made; as users get it, and changed in one thing
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
-    'mega, no copies': ('mega', {'zero_copy': True}),
-    'fused, no copies': ('fused', {'zero_copy': True}),
-    'fused, one kernel after the other': ('fused', {'early': False}),
-    'mega, 4 warps': ('mega', {'warps': 4}),
-    'fused, 16 columns a program': ('fused', {'tiles': Tiles(64, 16)}),
-    'fused, 2 programs share inputs': ('fused', {'split': 2}),
-    'fused, no inputs shared': ('fused', {'split': 1}),
-    'fused, 8 warps': ('fused', {'warps': 8}),
     'fused, 2 warps': ('fused', {'warps': 2}),
+    'fused, 1 warp': ('fused', {'warps': 1}),
+    'fused, 2 warps, 16 columns a program': ('fused', {'warps': 2, 'tiles': Tiles(64, 16)}),
+    'fused, no inputs shared': ('fused', {'split': 1}),
+    'fused, one kernel after the other': ('fused', {'early': False}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),
-    'mega, hidden 128 at a time': ('mega', {'block_h': 64, 'stages': 3}),
-    'mega, a launch a stage': ('mega', {'persistent': False}),
-    'fused, 64 columns a program': ('fused', {'tiles': Tiles(64, 64)}),
-    'mega, tiles of 32 tokens': ('mega', {'block_m': 32})}
+    'fused, no copies': ('fused', {'zero_copy': True}),
+    'mega, no copies': ('mega', {'zero_copy': True}),
+    'mega, 4 warps': ('mega', {'warps': 4}),
+    'mega, a launch a stage': ('mega', {'persistent': False})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
 
 

@@ -66,7 +66,8 @@ class FusedEngine(GraphEngine):
             steps += self.layer(hidden, block.down, buffers.gates, x, residual=x)
         steps.append(heads_launch(
             x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
-            buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding))
+            buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding,
+            self._rows(0)))
         return overlapped(steps) if self._overlaps() else steps
 
     def _overlaps(self) -> bool:
