@@ -119,29 +119,40 @@ def add_outer(x, m, codes, factors, vectors, opened, D: tl.constexpr, S: tl.cons
 
 
 @triton.jit
-def add_mlp(x, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
-            RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, ASM: tl.constexpr):
-    """Return X with the MLP of its norm added."""
+def hidden_sums(x, codes, factors, vectors, opened, begin, end, D: tl.constexpr, S: tl.constexpr,
+                RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, ASM: tl.constexpr):
+    """Return what hidden numbers begin..end - 1 of the MLP of X add to its sums and its U.
+
+    Sums are of both halves of the outputs, (BM, D / 2) each; U is (BM, RANK).
+    """
     limits = vectors + 4 * D
     inverse = limits + 16 + 2 * D
-    outs = limits + 16 + 3 * D + S + 8 * D                # scale and bias of up, then of down
+    outs = limits + 16 + 3 * D + S + 8 * D                # scale and bias of up
     a, at = factors + 8 * D * RANK, codes + 2 * D * D
     b = a + 2 * D * RANK
     a2, at2 = b + S * RANK, at + S * D // 2
     q, u = rounded(normed(x, vectors + 2 * D, D), inverse, limits + 4, a, D, RANK)
-    pair, h, n = tl.arange(0, D // 2), tl.arange(0, 2 * BH), tl.arange(0, D)
+    pair, h = tl.arange(0, D // 2), tl.arange(0, 2 * BH)
     first, second = tl.zeros((BM, D // 2), tl.int32), tl.zeros((BM, D // 2), tl.int32)
     none, u2 = tl.zeros((BM, BH), tl.int32), tl.zeros((BM, RANK), tl.float32)
-    for j in range(0, S, 2 * BH):
+    for j in range(begin, end, 2 * BH):
         sums = add_products(none, none, q, at, j // 2 + tl.arange(0, BH), D, ASM)
         y = gelu(completed(end_to_end(sums[0], sums[1]), u, outs, outs + S, b, opened, j + h, S,
                            RANK))
         code, more = rounded(y, inverse + D + j, limits + 6, a2 + j * RANK, S, RANK)
         u2 += more
         first, second = add_products(first, second, code, at2 + j, pair, S, ASM)
-    outs += 2 * S
-    return x + completed(end_to_end(first, second), u2, outs, outs + D, a2 + 2 * S * RANK, opened,
-                         n, D, RANK)
+    return first, second, u2
+
+
+@triton.jit
+def add_down(x, first, second, u, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
+             RANK: tl.constexpr):
+    """Return X with the MLP's outputs added, of all its sums and U."""
+    outs = vectors + 4 * D + 16 + 3 * D + S + 8 * D + 2 * S
+    b = factors + (10 * D + 3 * S) * RANK
+    return x + completed(end_to_end(first, second), u, outs, outs + D, b, opened,
+                         tl.arange(0, D), D, RANK)
 
 
 @triton.jit

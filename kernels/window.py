@@ -31,7 +31,8 @@ from taolora_ros.kernels.heads import close_window, rebuild_errors, store_scores
 from taolora_ros.kernels.int4 import fine_product
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.patches import embed
-from taolora_ros.kernels.tile import add_mlp, add_outer, meet, mixed, normed, store_inner
+from taolora_ros.kernels.tile import (add_down, add_outer, hidden_sums, meet, mixed, normed,
+                                      store_inner)
 from taolora_ros.kernels.window_layout import WindowWeights
 
 
@@ -52,15 +53,15 @@ def read_tile(x, windows, head, rebuild, biases, norm, squares, probability, off
     tl.store(squares + (window * TILES + tile) * BC + c, found)
 
 
-@triton.jit(do_not_specialize=['first', 'last', 'batch'])
+@triton.jit(do_not_specialize=['begin', 'end', 'batch'])
 def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters, scores,
-                  embedding, first, last, batch, KINDS: tl.constexpr, BLOCKS: tl.constexpr,
+                  embedding, begin, end, batch, KINDS: tl.constexpr, BLOCKS: tl.constexpr,
                   T: tl.constexpr, D: tl.constexpr, S: tl.constexpr, J: tl.constexpr,
                   E: tl.constexpr, C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr,
                   FEATURES: tl.constexpr, RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
                   BT: tl.constexpr, BC: tl.constexpr, BY: tl.constexpr, PERSISTENT: tl.constexpr,
                   PRECISION: tl.constexpr, ASM: tl.constexpr):
-    """Take BM tokens of one window through the stages first..last - 1."""
+    """Take BM tokens of one window through the stages begin..end - 1."""
     tile, window = tl.program_id(0), tl.program_id(1)
     TILES: tl.constexpr = (T + BM - 1) // BM
     t, d = tile * BM + tl.arange(0, BM), tl.arange(0, D)
@@ -79,7 +80,7 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
     rebuild = head + D * Y
 
     x = tl.zeros((BM, D), tl.float32)
-    for stage in range(first, last):
+    for stage in range(begin, end):
         if stage == 0:
             x = embed(windows, matrix, norm - D, row, t_ok, d, d < D, C, D, BC, PRECISION)
         else:
@@ -92,7 +93,9 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
             at = codes + block * (2 * D * D + S * D)
             low_rank = factors + block * (11 * D + 3 * S) * RANK
             x = add_outer(x, m, at, low_rank, weights, opened, D, S, RANK, BM, ASM)
-            x = add_mlp(x, at, low_rank, weights, opened, D, S, RANK, BM, BH, ASM)
+            first, second, u = hidden_sums(x, at, low_rank, weights, opened, 0, S, D, S, RANK, BM,
+                                           BH, ASM)
+            x = add_down(x, first, second, u, low_rank, weights, opened, D, S, RANK)
         if stage < BLOCKS:
             store_inner(x, inner + (stage & 1) * inner_size,
                         codes + stage * (2 * D * D + S * D),
@@ -140,8 +143,8 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
         'embedding': embedding, 'batch': batch}
     count = constants['BLOCKS'] + 1
     steps = [(0, count)] if persistent else [(i, i + 1) for i in range(count)]
-    return [Launch(window_kernel, (tiles, batch), {**arguments, 'first': first, 'last': last},
-                   fixed, warps, stages) for first, last in steps]
+    return [Launch(window_kernel, (tiles, batch), {**arguments, 'begin': begin, 'end': end}, fixed,
+                   warps, stages) for begin, end in steps]
 
 
 def check_sizes(weights: WindowWeights, head: int, block_m: int) -> None:

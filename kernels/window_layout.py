@@ -48,6 +48,13 @@ class WindowWeights:
     factors: Tensor
     vectors: Tensor
 
+    def of_block(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes, factors and vectors from the beginning of a block on."""
+        d, s = self.width, self.hidden
+        return (self.codes[block * (2 * d * d + s * d):],
+                self.factors[block * (11 * d + 3 * s) * self.rank:],
+                self.vectors[block * (18 * d + 3 * s + LIMITS + self.taps * d):])
+
     def load_lora(self, block: int, layer: str, a: Tensor, b: Tensor) -> None:
         """Replace A (K or 2K, r) and B (r, N) of a layer in place."""
         packed = packed_factors(a, b, self.rank)

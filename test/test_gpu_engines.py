@@ -115,6 +115,17 @@ def test_tiles_that_cannot_be_are_refused(options, message):
         engine.launches(make_buffers(model, 1, 'cpu'))
 
 
+@pytest.mark.parametrize('options', [
+    {'mlp': 128}, {'mlp': 64, 'warps': 2}, {'split': 4, 'early': torch.cuda.is_available()}],
+    ids=str)
+def test_other_ways_of_a_kernel_a_layer_give_the_same(kernels, options):
+    from taolora_ros.engine.fused import FusedEngine
+    played = Played('ecg_beats')
+    engine = FusedEngine(played.model, kernels.type, check=False, **options)
+    near(engine.run(played.windows, played.gates), played)
+    near(engine.run(played.windows, played.gates), played)  # what was left behind is used again
+
+
 def test_windows_of_a_batch_do_not_disturb_each_other(kernels):
     played = Played('ecg_beats')
     engine = make_engine(played.model, 'mega', kernels.type)

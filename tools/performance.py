@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """
-Print the tables of docs/performance.md: one window on a core and what kernels take, as kept in
-docs/results/, and the projection on Jetson Orins with its default assumptions.
+Print the tables of docs/performance.md: one window on a core, networks and layers on a GPU and
+what kernels take, as kept in docs/results/, and the projection on Jetson Orins with its default assumptions.
 
     tools/performance.py
 """
@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 
 from taolora_ros.bench import compile as compiling
-from taolora_ros.bench import orin
-from taolora_ros.bench.cpu import OURS
+from taolora_ros.bench import gpu, orin
 from taolora_ros.bench.boards import BOARDS, Assumptions
+from taolora_ros.bench.cpu import OURS
+from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
+from taolora_ros.bench.gpu_networks import PEERS
+from taolora_ros.bench.peers import LAYER_PEERS
 
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 
@@ -34,6 +37,43 @@ def compiled(target: str) -> str:
     """Return what `taolora bench compile` found for a target."""
     told = json.loads((RESULTS / f'compile_{target}.json').read_text())
     return as_markdown([['kernel', *compiling.COLUMNS], *compiling.summary(told)])
+
+
+def gpu_networks() -> str:
+    """Return what `taolora bench gpu --part networks` measured."""
+    told = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())['networks']
+    peers = {(row['model'], row['batch']): row['p50_us'] for row in told
+             if row['way'] == PEERS[0] and 'p50_us' in row}
+    rows = [['network, windows, way', 'p50, µs', 'p99, µs', 'on the device, µs', 'times faster',
+             'jitter, µs', 'peak, MB']]
+    for row in sorted((row for row in told if 'p50_us' in row),
+                      key=lambda row: (row['model'], row['batch'])):
+        rows.append([f'{row["model"]}, {row["batch"]}, {row["way"]}', *(
+            gpu.number(row.get(name)) for name in ('p50_us', 'p99_us', 'device_us')),
+            gpu.number(peers[row['model'], row['batch']] / row['p50_us'], 2),
+            gpu.number(row.get('jitter_us')), gpu.number(row['peak_bytes'] / 1e6)])
+    return as_markdown(rows)
+
+
+def gpu_layers() -> str:
+    """Return what `taolora bench gpu --part layers` measured, a line a layer."""
+    cases: dict[tuple, dict] = {}
+    for file in sorted(RESULTS.glob('bench_gpu_layers*.json')):
+        told = json.loads(file.read_text())
+        for row in told['layers']:
+            case = (row['size'], row['rows'], row['rank'])
+            cases.setdefault(case, {'rate': told['copy_gb_s']})[row['way']] = row
+    rows = [['K = N, M', *LAYER_PEERS, 'ours', 'times faster', '% of the copy rate', 'how']]
+    for (size, count, _), ways in sorted(cases.items()):
+        ours = ways[OUR_LAYER]
+        if 'device_us' in ours:
+            share = 100 * ours['bytes'] / ours['device_us'] / 1e3 / ways['rate']
+            rows.append([f'{size}, {count}', *(gpu.number(ways[way].get('device_us'))
+                                               for way in LAYER_PEERS),
+                         gpu.number(ours['device_us']),
+                         gpu.number(ways['fp16 + LoRA']['device_us'] / ours['device_us'], 2),
+                         gpu.number(share), ours['shape']])
+    return as_markdown(rows)
 
 
 def counted() -> str:
@@ -68,8 +108,8 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([one_core(), compiled('sm_87'), compiled('sm_90'), counted(), projected()]),
-          end='')
+    print('\n'.join([one_core(), gpu_networks(), gpu_layers(), compiled('sm_87'),
+                     compiled('sm_90'), counted(), projected()]), end='')
     return 0
 
 

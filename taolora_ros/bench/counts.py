@@ -48,9 +48,10 @@ def count_window(model: Model, engine: str) -> Counts:
     full = 2 * tokens * (ends + attentions * 2 * tokens * width)
     between = {  # X, inner, mixed, hidden, each written and read by the kernels that follow
         'fused': 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears),
-        'mega': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
+        'mega': 4 * tokens * blocks * width * (3 + 3 * (tokens // TILE)),  # X stays in registers
+        'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
     between['streams'] = between['fused'] + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
-    between['stages'], between['fp16'] = between['mega'], between['fused'] // 2
+    between['fp16'] = between['fused'] // 2
     launches = {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
                 'streams': 2 + blocks + 3 * len(linears),
                 'fp16': 2 + blocks * 7 + 5 * len(linears)}[engine]

@@ -21,7 +21,9 @@ PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {}
 VARIANTS = {
     'fused, 2 warps': ('fused', {'warps': 2}),
     'fused, 1 warp': ('fused', {'warps': 1}),
-    'fused, 2 warps, 16 columns a program': ('fused', {'warps': 2, 'tiles': Tiles(64, 16)}),
+    'fused, MLP in one kernel': ('fused', {'mlp': 128}),
+    'fused, MLP in one kernel, 64 hidden a program': ('fused', {'mlp': 64}),
+    'fused, MLP in one kernel, 8 warps': ('fused', {'mlp': 128, 'warps': 8}),
     'fused, no inputs shared': ('fused', {'split': 1}),
     'fused, one kernel after the other': ('fused', {'early': False}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),

@@ -15,7 +15,9 @@ from taolora_ros.kernels.heads import heads_launch
 from taolora_ros.kernels.launch import Launch, interpreted, overlapped
 from taolora_ros.kernels.layout import LayerWeights, Tiles
 from taolora_ros.kernels.linear import linear_launch
+from taolora_ros.kernels.mlp import mlp_launch
 from taolora_ros.kernels.patches import patches_launch
+from taolora_ros.kernels.window_layout import window_weights
 from taolora_ros.model_file import Model
 
 FEW = 128  # rows: tiles of them leave most of a GPU without work
@@ -28,23 +30,27 @@ class FusedEngine(GraphEngine):
 
     def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
                  block_m: int | None = None, lora: int = 1, warps: int = 4,
-                 split: int | None = None, early: bool | None = None, **options):
+                 split: int | None = None, mlp: int = 0, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
         ``split`` programs share the inputs of a tile of the MLP's second layer, None: 4 where
-        there are few rows. ``early`` lets a kernel begin while the one before ends, None: where
-        the GPU can.
+        there are few rows. With ``mlp`` the MLP is one kernel, of which a program makes so many
+        hidden numbers. ``early`` lets a kernel begin while the one before ends, None: where the
+        GPU can.
         """
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
         self._block_m, self._lora, self._warps = block_m, lora, warps
-        self._split, self._early = split, early
+        self._split, self._mlp, self._early = split, mlp, early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
         self._blocks = [block_weights(block, self._device, self.tiles)
                         for block in model.network.blocks]
         self._ends = end_weights(model, self._device)
+        shape = model.spec.network
+        self._window = window_weights(model.network.blocks, shape.width // shape.heads,
+                                      self._mlp // 2, self._device) if self._mlp else None
 
     def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
         """Return what runs a batch of the size of ``buffers``, in order."""
@@ -57,11 +63,15 @@ class FusedEngine(GraphEngine):
         x, inner, mixed, hidden = room(1), room(3), room(1), room(spec.network.mlp)
         steps: list[Launch | Fork] = [
             patches_launch(buffers.windows, ends.embed, ends.embed_bias, x)]
-        for block in self._blocks:
+        for number, block in enumerate(self._blocks):
             wide = inner.flatten()[:rows * block.inner.n].view(rows, -1)
             steps += self.layer(x, block.inner, buffers.gates, wide)
             steps.append(self._mix(block, wide, mixed))
             steps += self.layer(mixed, block.outer, buffers.gates, x, residual=x)
+            if self._window:
+                steps.append(mlp_launch(x, self._window, number, buffers.gates, self._rows(rows),
+                                        self._warps))
+                continue
             steps += self.layer(x, block.up, buffers.gates, hidden, gelu=True)
             steps += self.layer(hidden, block.down, buffers.gates, x, residual=x)
         steps.append(heads_launch(
@@ -101,5 +111,7 @@ class FusedEngine(GraphEngine):
             self._ends.load_head(values['weight'], values['bias'])
             return
         _, number, *path = layer.split('.')
-        getattr(self._blocks[int(number)], path[-1]).load_lora(values['lora_a'],
-                                                               values['lora_b'])
+        a, b = values['lora_a'], values['lora_b']
+        getattr(self._blocks[int(number)], path[-1]).load_lora(a, b)
+        if self._window:
+            self._window.load_lora(int(number), path[-1], a, b)
