@@ -160,7 +160,7 @@ def test_the_thread_goes_on_after_a_failure_and_tells_it(monkeypatch):
         patch.setattr(world.session, 'tick', fail)
         assert settler.flush(60) and 'the device is gone' in settler.error
     with monkeypatch.context() as patch:
-        def refuse(delta):
+        def refuse(*given):
             raise RuntimeError('no room')
         patch.setattr(world.session._head, 'settle', refuse)
         world.session.feedback(name, False)
@@ -185,6 +185,30 @@ def test_consolidating_the_engine_gets_what_was_solved_anew():
     world.now += world.session.settings.interval
     assert world.session.tick() and in_the_engine(world)
     np.testing.assert_array_equal(world.session.delta, world.session._head.settled)
+
+
+@pytest.mark.parametrize('max_norm', [0.0, 0.15, 0.4])
+def test_what_is_settled_is_what_the_guards_have_judged(monkeypatch, max_norm):
+    world = World(int(np.random.default_rng().integers(2 ** 31)), interval=5.0, max_norm=max_norm)
+    learner, judged, reached = world.session._learner, [], 0.0
+    solve = learner.solve
+
+    def kept(*given):
+        judged.append(solve(*given))
+        return judged[-1]
+    monkeypatch.setattr(learner, 'solve', kept)
+    for kind in (V, 'odd', N, V, 'odd') * 4:
+        name, called = world.beat(kind)
+        outcome = world.tell(name, kind == V) if called == 'veb' else world.miss()
+        settled = world.session._head.settled
+        if outcome.learnt:
+            np.testing.assert_allclose(settled, judged[-1].delta, atol=1e-5)
+        assert world.session._objective.size(settled) <= max_norm * (1 + 1e-5)
+        reached = max(reached, world.session._objective.size(settled))
+        if world.session.tick():  # a base, beside which rank 2 has to do
+            np.testing.assert_allclose(world.session._head.base(), world.session._head.settled,
+                                       atol=1e-5)
+    assert reached >= 0.9 * max_norm
 
 
 def test_what_is_taken_back_while_it_is_consolidated_stays_taken_back(monkeypatch):

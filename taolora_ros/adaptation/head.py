@@ -54,17 +54,22 @@ class AdaptedHead:
         if self.active:
             self.engine.write_weights(adapted(self.frozen, self.delta))
 
-    def settle(self, delta: np.ndarray) -> None:
-        """Put what ``delta`` differs by from the base into the micro tier, as rank 2 can."""
-        r, q = RANKS
+    def base(self) -> np.ndarray:
+        """Return what the base changes (D + 1, K)."""
+        r = RANKS[0]
+        return self._layer.inputs[:r].T @ self._layer.outputs[:r]
+
+    def settle(self, change: np.ndarray, share: float = 1.0) -> None:
+        """Put ``share`` of a change that is ``nearest`` beside the base into the tiers.
+
+        What it differs by goes into the micro tier; a share below 1 makes the base smaller, too.
+        """
         self._layer.rewind()
         state = self._layer.state()
-        base = self._layer.inputs[:r].T @ self._layer.outputs[:r]
-        left = delta - base
-        gram = left.T @ self.objective.moment @ left                 # (K, K), in logits
-        vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :q]            # (K, q)
+        inputs, outputs = factors(change - self.base(), self.objective.moment)
         k = self._layer.in_features
-        state['micro'][:, :k], state['micro'][:, k:] = (left @ vectors).T, vectors.T
+        state['base_b'] *= np.float32(share)
+        state['micro'][:, :k], state['micro'][:, k:] = np.float32(share) * inputs, outputs
         state['counts'][0] += 1
         self._layer.load(state)
         self.settled = self._layer.delta()
@@ -93,6 +98,22 @@ class AdaptedHead:
             raise ValueError(f'adaptation: layers {sorted(layers)}, expected {[HEAD]}')
         self._layer.load(layers[HEAD])
         self.settled = self._layer.delta()
+
+
+def nearest(delta: np.ndarray, base: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """Return the change (D + 1, K) that the tiers can hold beside ``base``, nearest to ``delta``.
+
+    Nearest in the metric ``moment`` (D + 1, D + 1): least in the mean square of logits.
+    """
+    inputs, outputs = factors(delta - base, moment)
+    return base + inputs.T @ outputs
+
+
+def factors(left: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return A_m^T (q, D + 1) and B_m (q, K), whose product is nearest to ``left`` (D + 1, K)."""
+    gram = left.T @ moment @ left                                     # (K, K), in logits
+    outputs = np.linalg.eigh(gram)[1].T[::-1][:RANKS[1]]              # (q, K)
+    return outputs @ left.T, outputs
 
 
 def adapted(frozen: dict[str, np.ndarray], delta: np.ndarray) -> dict[str, np.ndarray]:

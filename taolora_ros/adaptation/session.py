@@ -6,10 +6,10 @@
     now and then       tick ─► micro folded into base, base solved anew from the replay buffer
 
 A feedback moves the micro tier a little at once. ``settle`` then solves ``objective.py`` over the
-feedbacks that are kept, asks the guards, and puts the difference to the base into the micro tier,
-as well as rank 2 can. The engine takes either between two windows. Nothing is solved while a
-lock is held that feedback waits for. Memory is bounded by what ``AdaptationSettings`` says
-of events, seconds and replay.
+feedbacks that are kept, cuts the difference to the base to rank 2, asks the guards how much of that
+may be used, and puts it into the tiers. The engine takes either between two windows. Nothing is
+solved while a lock is held that feedback waits for. Memory is bounded by what
+``AdaptationSettings`` says of events, seconds and replay.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from taolora_ros.spec import ModelSpec
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
 
-CUT = 1.05  # by how much of its limit a change may grow where rank 2 cuts it
+ROUNDING = 1.001  # of a checkpoint, whose base is in float16
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Session:
             if harm:
                 self._lean()
                 return self._refuse('rolled_back', harm, key)
-            self._head.settle(solution.delta)
+            self._head.settle(solution.change, solution.share)
             replay.keep(key, example, self._settings.replay, solution.delta)
             self._lean()
             self.counts[example.kind] += 1
@@ -231,11 +231,11 @@ class Session:
         """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
         memory, memories, limits = self._memories[stream], [*self._memories.values()], self._settings
-        start, centre, told = self._head.settled, self._replay.centre, foretold(self._told)
+        begin = self._head.settled, self._head.base(), self._replay.centre, foretold(self._told)
 
         def solve() -> tuple[Solution, str]:
-            solution = self._learner.solve(examples, memory.tokens(spoken), memories, start, centre,
-                                           told, limits)
+            solution = self._learner.solve(examples, memory.tokens(spoken), memories, *begin,
+                                           limits)
             return solution, self._learner.harm(solution.delta, limits)
         return solve
 
@@ -249,6 +249,8 @@ class Session:
                 if not due or not limits.enabled or not examples:
                     return False
                 self._ticked = self.last_consolidation = now
+                self._head.consolidate()
+                self._lean()
                 solve = self._problem(examples, examples[-1].stream)
             solution, harm = solve()
             with self._lock:
@@ -257,13 +259,12 @@ class Session:
             return True
 
     def _consolidate(self, solution: Solution, harmful: bool) -> None:
-        """Fold micro into base, and take the base solved anew unless that does harm."""
+        """Take the base solved anew, unless that does harm."""
         self._alone, self.trusted = solution.alone, solution.trusted
-        self._head.consolidate()
         if harmful:
             self.counts['rolled_back'] += 1
         else:
-            self._head.settle(solution.delta)
+            self._head.settle(solution.change, solution.share)
             self._head.consolidate()
         self._consolidated = self._head.settled
         self._lean()
@@ -291,7 +292,7 @@ class Session:
             self._head.load(layers)
             delta = self._head.settled
             size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
-            if size > CUT * limits.max_norm:
+            if size > ROUNDING * limits.max_norm:
                 harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
             if harm:
                 self._head.load(before)
