@@ -67,10 +67,19 @@ class AdaptedHead:
         self._layer.rewind()
         state = self._layer.state()
         inputs, outputs = factors(change - self.base(), self.objective.moment)
-        k = self._layer.in_features
-        state['base_b'] *= np.float32(share)
-        state['micro'][:, :k], state['micro'][:, k:] = np.float32(share) * inputs, outputs
+        state['micro'] = np.concatenate([inputs, outputs], axis=1)
         state['counts'][0] += 1
+        self._put(state, share)
+
+    def shrink(self, share: float) -> None:
+        """Keep only ``share`` of what is settled."""
+        self._layer.rewind()
+        self._put(self._layer.state(), share)
+
+    def _put(self, state: dict[str, np.ndarray], share: float) -> None:
+        """Settle on ``share`` of what the tiers of a ``state`` hold."""
+        state['base_b'] *= np.float32(share)
+        state['micro'][:, :self._layer.in_features] *= np.float32(share)
         self._layer.load(state)
         self.settled = self._layer.delta()
 

@@ -85,7 +85,7 @@ class Session:
 
     @property
     def settings(self) -> AdaptationSettings:
-        """Return the settings in force; what is assigned holds from the next feedback on."""
+        """Return the settings in force; limits that are assigned hold at once."""
         return self._settings
 
     @settings.setter
@@ -94,6 +94,10 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
+            size = self._objective.size(self._head.settled)
+            if size > settings.max_norm:
+                self._head.shrink(settings.max_norm / size)
+                self.counts['limited'] += 1
             self._head.apply(settings.enabled)
             self._lean()
             for memory in self._memories.values():
@@ -210,21 +214,29 @@ class Session:
         with self._lock:
             if key not in replay.kept and example.kind != 'missed' and self._alone.any():
                 self._told.append(self._learner.foretells(self._alone, example))
-            solve = self._problem(replay.with_one(key, example), example.stream)
-        solution, harm = solve()
-        with self._lock:
-            if self._replay is not replay:
-                return Outcome(False, 'all was taken back meanwhile', key)
-            replay.settled(key, example)
-            self._alone, self.trusted = solution.alone, solution.trusted
-            if harm:
-                self._lean()
-                return self._refuse('rolled_back', harm, key)
-            self._head.settle(solution.change, solution.share)
-            replay.keep(key, example, self._settings.replay, solution.delta)
+        while True:  # until limits have not changed while it was solved
+            with self._lock:
+                limits = self._settings
+                solve = self._problem(replay.with_one(key, example), example.stream)
+            solution, harm = solve()
+            with self._lock:
+                if self._replay is not replay:
+                    return Outcome(False, 'all was taken back meanwhile', key)
+                if self._settings is limits:
+                    return self._use(solution, harm, key, example)
+
+    def _use(self, solution: Solution, harm: str, key: str, example: Example) -> Outcome:
+        """Let what was solved for an example be what is settled, unless it does harm."""
+        self._replay.settled(key, example)
+        self._alone, self.trusted = solution.alone, solution.trusted
+        if harm:
             self._lean()
-            self.counts[example.kind] += 1
-            return Outcome(True, key=key)
+            return self._refuse('rolled_back', harm, key)
+        self._head.settle(solution.change, solution.share)
+        self._replay.keep(key, example, self._settings.replay, solution.delta)
+        self._lean()
+        self.counts[example.kind] += 1
+        return Outcome(True, key=key)
 
     def _problem(self, examples: list[Example], stream: str
                  ) -> Callable[[], tuple[Solution, str]]:
@@ -254,7 +266,7 @@ class Session:
                 solve = self._problem(examples, examples[-1].stream)
             solution, harm = solve()
             with self._lock:
-                if self._replay is replay:
+                if self._replay is replay and self._settings is limits:
                     self._consolidate(solution, bool(harm))
             return True
 
@@ -306,7 +318,8 @@ class Session:
         with self._lock:
             age = -1.0 if self.last_consolidation is None else (
                 self.clock() - self.last_consolidation)
-            learnt = sum(self.counts[kind] for kind in ('rejected', 'confirmed', 'missed'))
+            learnt = sum(self.counts[kind] for kind in (
+                'rejected', 'confirmed', 'missed', 'limited'))
             return {'norm': self._objective.size(self._head.settled), 'updates': learnt,
                     'trust': self.trusted,
                     'drift': self._objective.size(self._head.settled - self._consolidated),
