@@ -42,7 +42,7 @@ def test_a_feedback_changes_the_next_decision_before_it_is_settled():
     assert world.session.feedback(name, False).learnt
     assert world.session.status()['waiting'] == 1
     fall = (before - odds(world, example))[0]
-    assert 0.3 * SHIFT < fall < 3 * SHIFT  # bounded: nobody was asked yet whether to trust it
+    assert 0.3 * SHIFT < fall <= SHIFT  # bounded: nobody was asked yet whether to trust it
     assert np.abs(odds(world, others) - rest).mean() < 0.2 * fall
     for key, value in settled.items():
         np.testing.assert_array_equal(world.session.state()[HEAD][key], value)  # not kept yet
@@ -72,7 +72,8 @@ def test_however_many_wait_the_engine_leans_no_further(count):
     before = odds(world, tokens)
     for one in names:
         assert world.session.feedback(one, False).learnt
-    assert 0.02 * SHIFT < (before - odds(world, tokens)).mean() < 3 * SHIFT
+    fell = before - odds(world, tokens)
+    assert 0.1 * SHIFT < fell.mean() and fell.max() <= SHIFT
 
 
 def test_feedback_does_not_wait_for_what_is_being_solved(monkeypatch):

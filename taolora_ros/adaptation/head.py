@@ -9,14 +9,13 @@ it was shipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taolora_ros.adaptation.examples import UNIT, Example
+from taolora_ros.adaptation.examples import UNIT
 from taolora_ros.adaptation.lora import AdaptedLayer
-from taolora_ros.adaptation.nudge import nudge
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.targets import HEAD
 
@@ -28,10 +27,7 @@ WEIGHTS = ('head.weight', 'head.bias')
 
 
 class AdaptedHead:
-    """The tiers, and the engine that decides with them; to be used by one thread at a time.
-
-    There is no momentum: steps of the micro tier do not follow each other, see ``lean``.
-    """
+    """The tiers, and the engine that decides with them; to be used by one thread at a time."""
 
     def __init__(self, engine: Engine, objective: Objective, frozen: dict[str, np.ndarray]):
         self.engine, self.objective, self.frozen = engine, objective, frozen
@@ -45,12 +41,9 @@ class AdaptedHead:
         self.engine.keeps_embedding = active
         self.engine.write_weights(adapted(self.frozen, self.delta) if active else self.frozen)
 
-    def lean(self, examples: Sequence[Example], shift: float) -> None:
-        """Decide with what is settled, and a little as ``examples`` ask for: ``shift`` in all."""
-        self._layer.rewind()
-        for example in examples:
-            nudge(self._layer, self.objective, example, shift / len(examples))
-        self.delta = self._layer.delta()
+    def lean(self, change: np.ndarray | None) -> None:
+        """Decide with what is settled, and a ``change`` (D + 1, K) beside it that is not kept."""
+        self.delta = self.settled if change is None else self.settled + change
         if self.active:
             self.engine.write_weights(adapted(self.frozen, self.delta))
 
@@ -64,7 +57,6 @@ class AdaptedHead:
 
         What it differs by goes into the micro tier; a share below 1 makes the base smaller, too.
         """
-        self._layer.rewind()
         state = self._layer.state()
         inputs, outputs = factors(change - self.base(), self.objective.moment)
         state['micro'] = np.concatenate([inputs, outputs], axis=1)
@@ -73,7 +65,6 @@ class AdaptedHead:
 
     def shrink(self, share: float) -> None:
         """Keep only ``share`` of what is settled."""
-        self._layer.rewind()
         self._put(self._layer.state(), share)
 
     def _put(self, state: dict[str, np.ndarray], share: float) -> None:
@@ -85,9 +76,7 @@ class AdaptedHead:
 
     def consolidate(self) -> None:
         """Fold the micro tier into the base; what is settled stays the same."""
-        self._layer.rewind()
         self._layer.consolidate()
-        self._layer.mark()
         self.settled = self._layer.delta()
 
     def reset(self) -> None:
@@ -97,8 +86,7 @@ class AdaptedHead:
         self.engine.write_weights(self.frozen)
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what is settled by layer, as checkpoints keep it; nothing leans any more."""
-        self._layer.rewind()
+        """Return what is settled by layer, as checkpoints keep it."""
         return {HEAD: self._layer.state()}
 
     def load(self, layers: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -167,8 +167,13 @@ def usable(examples: Sequence[Example]) -> list[Example]:
 
     Until then a false alarm cannot be told from a true one, and nothing is learnt.
     """
-    known = {e.label for e in examples if e.sign > 0}
-    return [e for e in examples if e.label in known]
+    labels = known(examples)
+    return [e for e in examples if e.label in labels]
+
+
+def known(examples: Iterable[Example]) -> set[int]:
+    """Return the labels of which somebody said what a true event is like."""
+    return {e.label for e in examples if e.sign > 0}
 
 
 def _evenly(indices: np.ndarray, count: int) -> np.ndarray:

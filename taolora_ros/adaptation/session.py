@@ -1,11 +1,11 @@
 """A running model that learns from feedback: the head's two tiers, the guards, the engine.
 
     deciding thread    detector ─► StreamMemory                    a short lock of its own
-    any other thread   feedback ─► example ─► micro tier ─► engine            ``nudge``, microseconds
-    one of its own     settle ─► solve ─► guards ─► micro tier ─► engine      tens of milliseconds
+    any other thread   feedback ─► example ─► ``nudge`` ─► engine         microseconds
+    one of its own     settle ─► solve ─► guards ─► micro tier ─► engine  tens of milliseconds
     now and then       tick ─► micro folded into base, base solved anew from the replay buffer
 
-A feedback moves the micro tier a little at once. ``settle`` then solves ``objective.py`` over the
+A feedback moves the head a little at once. ``settle`` then solves ``objective.py`` over the
 feedbacks that are kept, cuts the difference to the base to rank 2, asks the guards how much of that
 may be used, and puts it into the tiers. The engine takes either between two windows. Nothing is
 solved while a lock is held that feedback waits for. Memory is bounded by what
@@ -75,7 +75,7 @@ class Session:
     def _clear(self) -> None:
         """Begin from what is settled, without feedback; what is being solved will be dropped."""
         self._consolidated = self._head.settled
-        self._replay = Replay(self.spec.kind, self._head.settled)
+        self._replay = Replay(self._objective, self._head.settled)
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
         self._alone = np.zeros_like(self._consolidated)  # what feedback asks for without the guards
@@ -180,13 +180,13 @@ class Session:
                                    self.spec.labels.index(label), kind, quality)
             if example is None or quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
-            key = self._replay.wait(key, example)
+            key = self._replay.wait(key, example, self._head.delta)
             self._lean()
             return Outcome(True, key=key)
 
     def _lean(self) -> None:
         """Let the engine lean towards the feedback that is waiting, as far as it can be used."""
-        self._head.lean(self._replay.leaning(), self._settings.doubtful_shift)
+        self._head.lean(self._replay.lean(self._settings.doubtful_shift))
 
     def settle(self) -> list[Outcome]:
         """Learn from all feedback that waits; return what became of each.
@@ -290,9 +290,7 @@ class Session:
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Return what is settled by layer, as checkpoints keep it."""
         with self._lock:
-            state = self._head.state()
-            self._lean()
-            return state
+            return self._head.state()
 
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
@@ -308,7 +306,6 @@ class Session:
                 harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
             if harm:
                 self._head.load(before)
-                self._lean()
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
             self._lean()
