@@ -18,6 +18,7 @@ from taolora_ros.spec import ModelSpec
 
 EACH, GROWTH = 0.018, 1.5  # n feedbacks may move EACH n^GROWTH rms logits on the reference: of
                            # two little is learnt about anybody else
+SETTLED = 0.98    # of the largest norm: the rest is for feedback that waits
 OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
 TINY = 1e-9       # logits
 SMALLER = 5       # times that a change that harms the reference is made smaller
@@ -63,7 +64,7 @@ class Learner:
         anchors, memories = self._own(own), list(memories)
         wanted = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
         change = nearest(wanted, base, self.objective.moment)
-        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
+        most = min(SETTLED * settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
         share = most / max(self.objective.size(change), most, TINY)
         alone = self.objective.solve(used, importance, None, change * np.float32(share), centre,
                                      settings.rate)

@@ -29,6 +29,7 @@ and q (1 - q) is concave. Along the way r adds up to ``shift`` at most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ from taolora_ros.adaptation.examples import Example, softmax
 from taolora_ros.adaptation.lora import AdaptedLayer
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.signal import Signal
+
+TINY = 1e-9  # logits
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,12 @@ class Nudges:
         if step is not None:
             self._sums[step.label] -= step.product()
 
-    def lean(self, labels: Collection[int], shift: float) -> np.ndarray | None:
-        """Return the change (D + 1, K) by all steps of ``labels``, None when there is none."""
+    def lean(self, labels: Collection[int], shift: float, room: float = math.inf
+             ) -> np.ndarray | None:
+        """Return the change (D + 1, K) by all steps of ``labels``, None when there is none.
+
+        Its size (rms logits on the reference) is at most ``room``.
+        """
         reach = max((s.reach for s in self._steps.values() if s.label in labels), default=None)
         if reach is None:
             return None
@@ -94,7 +101,8 @@ class Nudges:
         gram = total.T @ self.objective.moment @ total                       # (K, K)
         size = np.diag(gram)
         apart = np.sqrt(max(float((size[:, None] + size - 2.0 * gram).max()), 0.0))
-        return (total * (shift / max(apart * reach, 1.0))).astype(np.float32)
+        scale = min(shift / max(apart * reach, 1.0), room / max(math.sqrt(size.sum()), TINY))
+        return (total * scale).astype(np.float32)
 
     def _reach(self, example: Example) -> float:
         """Return the largest |y| of an example's tokens."""

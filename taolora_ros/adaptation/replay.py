@@ -48,9 +48,13 @@ class Replay:
                      if e.kind == 'missed' and e.stream == example.stream
                      and abs(e.stamp_ns - example.stamp_ns) <= self._reach), None)
 
-    def lean(self, shift: float) -> np.ndarray | None:
-        """Return the change (D + 1, K) towards what waits and can be used, None for none."""
-        return self._nudges.lean(known([*self.kept.values(), *self.waiting.values()]), shift)
+    def lean(self, shift: float, room: float) -> np.ndarray | None:
+        """Return the change (D + 1, K) towards what waits and can be used, None for none.
+
+        ``shift`` and ``room`` bound it, see nudge.py.
+        """
+        labels = known([*self.kept.values(), *self.waiting.values()])
+        return self._nudges.lean(labels, shift, room)
 
     def with_one(self, key: str, example: Example) -> list[Example]:
         """Return what would be kept if an example was."""

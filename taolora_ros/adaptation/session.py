@@ -26,7 +26,7 @@ import numpy as np
 from taolora_ros.adaptation.examples import Example, make_example
 from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
-from taolora_ros.adaptation.learner import Learner, Solution
+from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
 from taolora_ros.adaptation.memory import Moment, StreamMemory
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
@@ -36,8 +36,6 @@ from taolora_ros.spec import ModelSpec
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
-
-ROUNDING = 1.001  # of a checkpoint, whose base is in float16
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Session:
                 self._rate = RateLimit(settings.per_minute, self.clock())
             size = self._objective.size(self._head.settled)
             if size > settings.max_norm:
-                self._head.shrink(settings.max_norm / size)
+                self._head.shrink(SETTLED * settings.max_norm / size)
                 self.counts['limited'] += 1
             self._head.apply(settings.enabled)
             self._lean()
@@ -186,7 +184,9 @@ class Session:
 
     def _lean(self) -> None:
         """Let the engine lean towards the feedback that is waiting, as far as it can be used."""
-        self._head.lean(self._replay.lean(self._settings.doubtful_shift))
+        limits = self._settings
+        room = max(limits.max_norm - self._objective.size(self._head.settled), 0.0)
+        self._head.lean(self._replay.lean(limits.doubtful_shift, room))
 
     def settle(self) -> list[Outcome]:
         """Learn from all feedback that waits; return what became of each.
@@ -302,7 +302,7 @@ class Session:
             self._head.load(layers)
             delta = self._head.settled
             size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
-            if size > ROUNDING * limits.max_norm:
+            if size > limits.max_norm:
                 harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
             if harm:
                 self._head.load(before)
