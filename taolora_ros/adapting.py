@@ -19,7 +19,8 @@ from taolora_ros.adaptation.checkpoint import checkpoint_folder, load_checkpoint
 from taolora_ros.adaptation.guards import RateLimit
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.saver import Saver
-from taolora_ros.adaptation.session import Outcome, Session
+from taolora_ros.adaptation.reports import Outcome
+from taolora_ros.adaptation.session import Session
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.adaptation.settler import Settler
 from taolora_ros.spec import ModelSpec

@@ -64,7 +64,8 @@ class Learner:
         anchors, memories = self._own(own), list(memories)
         wanted = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
         change = nearest(wanted, base, self.objective.moment)
-        most = min(SETTLED * settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
+        most = min(SETTLED * settings.max_norm,
+                   self.objective.size(centre) + EACH * len(used) ** GROWTH)
         share = most / max(self.objective.size(change), most, TINY)
         alone = self.objective.solve(used, importance, None, change * np.float32(share), centre,
                                      settings.rate)

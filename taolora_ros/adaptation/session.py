@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,24 +26,16 @@ from taolora_ros.adaptation.examples import Example, make_example
 from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
 from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
-from taolora_ros.adaptation.memory import Moment, StreamMemory
+from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
 from taolora_ros.adaptation.replay import Replay
+from taolora_ros.adaptation.reports import Outcome, Report, on_event, on_miss
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.spec import ModelSpec
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a feedback called ``key``: whether it is used, and if not, why not."""
-
-    learnt: bool
-    reason: str = ''
-    key: str = ''
 
 
 class Session:
@@ -122,49 +113,26 @@ class Session:
         last one. Raise ValueError for a label there is not, a quality outside 0 to 1 and
         feedback that contradicts itself.
         """
-        self._check(label, quality)
-        moment = next((m for memory in list(self._memories.values())
-                       if (m := memory.event(event_id)) is not None), None)
-        if moment is None:
+        report = on_event(self.spec, self._memories, event_id, correct, label, quality)
+        if report is None:
             return self._refuse('unknown', f'{event_id!r:.99}: no event that is remembered')
-        if correct and label not in ('', moment.label):
-            raise ValueError(f'feedback on {event_id!r:.99}: a {moment.label} called correct, and '
-                             f'a {label}')
-        if not correct and label == moment.label:
-            raise ValueError(f'feedback on {event_id!r:.99}: a {label} called wrong, and a {label}')
-        kind, meant = ('confirmed' if correct else 'rejected'), moment.label
-        if not correct and label and self.spec.kind == 'ecg' and label == self.spec.labels[1]:
-            kind, meant = 'missed', label  # a beat, but a ventricular one
-        return self._take(event_id, moment, meant, kind, quality)
+        return self._take(report)
 
     def miss(self, stream: str, stamp_ns: int, label: str, quality: float = 1.0) -> Outcome:
         """Learn from an event called ``label`` that was not found; errors as for ``feedback``.
 
         Reports of one event count once, the last one: see replay.py.
         """
-        self._check(label, quality)
-        if not label:
-            raise ValueError(f'a missed event needs a label, one of {", ".join(self.spec.labels)}')
-        memory = self._memories.get(stream)
-        if memory is None:
-            raise ValueError(f'{stream!r:.99}: no such stream; there are '
-                             f'{", ".join(self._memories)}')
-        moment = memory.moment(stamp_ns)
-        if moment is None:
+        report = on_miss(self.spec, self._memories, stream, stamp_ns, label, quality)
+        if report is None:
             return self._refuse('unknown', f'{stream} at {stamp_ns}: not decided, or forgotten')
-        return self._take(f'{stream}@{stamp_ns}', moment, label, 'missed', quality)
-
-    def _check(self, label: str, quality: float) -> None:
-        if label and label not in self.spec.labels:
-            raise ValueError(f'label: {label!r:.99} is none of {", ".join(self.spec.labels)}')
-        if not 0.0 <= quality <= 1.0:
-            raise ValueError(f'quality: {quality!r:.99} must be 0 to 1')
+        return self._take(report)
 
     def _refuse(self, count: str, reason: str, key: str = '') -> Outcome:
         self.counts[count] += 1
         return Outcome(False, reason, key)
 
-    def _take(self, key: str, moment: Moment, label: str, kind: str, quality: float) -> Outcome:
+    def _take(self, report: Report) -> Outcome:
         """Let one example wait to be settled, and the engine lean towards it."""
         with self._lock:
             limits = self._settings
@@ -174,11 +142,13 @@ class Session:
                 return self._refuse('too_many', f'more than {limits.per_minute} feedbacks a minute')
             if len(self._replay.waiting) >= limits.replay:
                 return self._refuse('too_many', f'{limits.replay} feedbacks are waiting already')
+            moment = report.moment
             example = make_example(self.spec, moment, self._objective.frozen(moment.embedding),
-                                   self.spec.labels.index(label), kind, quality)
-            if example is None or quality == 0.0:
+                                   self.spec.labels.index(report.label), report.kind,
+                                   report.quality)
+            if example is None or report.quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
-            key = self._replay.wait(key, example, self._head.delta)
+            key = self._replay.wait(report.key, example, self._head.delta)
             self._lean()
             return Outcome(True, key=key)
 
@@ -242,7 +212,8 @@ class Session:
                  ) -> Callable[[], tuple[Solution, str]]:
         """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
-        memory, memories, limits = self._memories[stream], [*self._memories.values()], self._settings
+        memory, memories = self._memories[stream], [*self._memories.values()]
+        limits = self._settings
         begin = self._head.settled, self._head.base(), self._replay.centre, foretold(self._told)
 
         def solve() -> tuple[Solution, str]:
@@ -303,7 +274,7 @@ class Session:
             delta = self._head.settled
             size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
             if size > limits.max_norm:
-                harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
+                harm = f'it changes logits by {size:.2f}, at most {limits.max_norm} are allowed'
             if harm:
                 self._head.load(before)
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
