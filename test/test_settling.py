@@ -144,10 +144,10 @@ def test_the_token_that_leans_is_the_one_that_speaks_for_the_event():
     session = world.session
     session.feedback(name, False)
     example = session._replay.waiting[name]
-    x, frozen = loudest(session._objective, example)
-    moment = world.memory.event(name)
+    token = loudest(session._objective, example)
+    x, moment = example.x[token], world.memory.event(name)
     np.testing.assert_array_equal(x[:-1], moment.embedding[1])
-    p = softmax(frozen[None])[0]
+    p = softmax(example.frozen[token][None])[0]
     told = signal_of(example, session._objective.evidence[1], x, p)
     assert told.decided == 3 + int(p[4] > p[3]) and told.correct is False
 

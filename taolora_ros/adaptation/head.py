@@ -33,7 +33,13 @@ class AdaptedHead:
         self.engine, self.objective, self.frozen = engine, objective, frozen
         self.active = False
         self._layer = AdaptedLayer(*objective.shape, *RANKS, alpha=RANKS[0], decay=0.0)
-        self.delta = self.settled = self._layer.delta()
+        self._measure()
+        self.delta = self.settled
+
+    def _measure(self) -> None:
+        """Take what the tiers hold for what is settled; ``size`` is the objective's."""
+        self.settled = self._layer.delta()
+        self.size = self.objective.size(self.settled)
 
     def apply(self, active: bool) -> None:
         """Let the engine decide with what was learnt, or as it was shipped."""
@@ -72,17 +78,18 @@ class AdaptedHead:
         state['base_b'] *= np.float32(share)
         state['micro'][:, :self._layer.in_features] *= np.float32(share)
         self._layer.load(state)
-        self.settled = self._layer.delta()
+        self._measure()
 
     def consolidate(self) -> None:
         """Fold the micro tier into the base; what is settled stays the same."""
         self._layer.consolidate()
-        self.settled = self._layer.delta()
+        self._measure()
 
     def reset(self) -> None:
         """Forget all: the engine decides as it was shipped, bit by bit."""
         self._layer.reset()
-        self.delta = self.settled = self._layer.delta()
+        self._measure()
+        self.delta = self.settled
         self.engine.write_weights(self.frozen)
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
@@ -94,7 +101,7 @@ class AdaptedHead:
         if set(layers) != {HEAD}:
             raise ValueError(f'adaptation: layers {sorted(layers)}, expected {[HEAD]}')
         self._layer.load(layers[HEAD])
-        self.settled = self._layer.delta()
+        self._measure()
 
 
 def nearest(delta: np.ndarray, base: np.ndarray, moment: np.ndarray) -> np.ndarray:

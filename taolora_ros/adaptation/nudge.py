@@ -68,18 +68,20 @@ class Nudges:
 
     def take(self, key: str, example: Example, delta: np.ndarray) -> None:
         """Take the step that an example asks for, the head being changed by ``delta`` so far."""
-        x, frozen = loudest(self.objective, example)
-        p = softmax((frozen + x @ delta)[None])[0]
+        token = loudest(self.objective, example)
+        x, toward = example.x[token], example.x @ self.objective.inverse     # of all its tokens
+        sizes = np.einsum('nd,nd->n', toward, example.x)                     # |y|^2
+        p = softmax((example.frozen[token] + x @ delta)[None])[0]
         told = signal_of(example, self.objective.evidence[example.label], x, p)
-        toward = self.objective.inverse @ x
-        toward /= float(x @ toward)
+        toward = toward[token] / sizes[token]
         self._layer.rewind()
         self._layer.aim(toward)
         self._layer.learn(toward, told.gradient(), told.step(1.0), told.weight * example.weight)
         inputs, outputs = (rows[-1].astype(np.float64)
                            for rows in (self._layer.inputs, self._layer.outputs))
         self.drop(key)
-        step = self._steps[key] = Step(inputs, outputs, example.label, self._reach(example))
+        step = self._steps[key] = Step(inputs, outputs, example.label,
+                                       math.sqrt(sizes.max()))
         self._sums[step.label] += step.product()
 
     def drop(self, key: str) -> None:
@@ -97,25 +99,19 @@ class Nudges:
         reach = max((s.reach for s in self._steps.values() if s.label in labels), default=None)
         if reach is None:
             return None
-        total = np.sum([self._sums[label] for label in labels], axis=0)      # (D + 1, K)
-        gram = total.T @ self.objective.moment @ total                       # (K, K)
+        total = sum(self._sums[label] for label in labels).astype(np.float32)   # (D + 1, K)
+        gram = total.T @ (self.objective.moment @ total)                        # (K, K)
         size = np.diag(gram)
         apart = np.sqrt(max(float((size[:, None] + size - 2.0 * gram).max()), 0.0))
         scale = min(shift / max(apart * reach, 1.0), room / max(math.sqrt(size.sum()), TINY))
-        return (total * scale).astype(np.float32)
-
-    def _reach(self, example: Example) -> float:
-        """Return the largest |y| of an example's tokens."""
-        x = example.x
-        return float(np.sqrt(np.einsum('nd,nd->n', x @ self.objective.inverse, x).max()))
+        return total * np.float32(scale)
 
 
-def loudest(objective: Objective, example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Return input (D + 1,) and frozen logits (K,) of the token that counts most for an event."""
+def loudest(objective: Objective, example: Example) -> int:
+    """Return which token of an example counts most for its event."""
     says = softmax(example.frozen) @ objective.evidence[example.label]            # (n,)
     group = example.groups[np.argmax(example.groups @ says)]
-    token = int(np.argmax(group * says))
-    return example.x[token], example.frozen[token]
+    return int(np.argmax(group * says))
 
 
 def signal_of(example: Example, evidence: np.ndarray, x: np.ndarray, p: np.ndarray) -> Signal:

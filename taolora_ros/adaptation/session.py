@@ -83,9 +83,8 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
-            size = self._objective.size(self._head.settled)
-            if size > settings.max_norm:
-                self._head.shrink(SETTLED * settings.max_norm / size)
+            if self._head.size > settings.max_norm:
+                self._head.shrink(SETTLED * settings.max_norm / self._head.size)
                 self.counts['limited'] += 1
             self._head.apply(settings.enabled)
             self._lean()
@@ -155,7 +154,7 @@ class Session:
     def _lean(self) -> None:
         """Let the engine lean towards the feedback that is waiting, as far as it can be used."""
         limits = self._settings
-        room = max(limits.max_norm - self._objective.size(self._head.settled), 0.0)
+        room = max(limits.max_norm - self._head.size, 0.0)
         self._head.lean(self._replay.lean(limits.doubtful_shift, room))
 
     def settle(self) -> list[Outcome]:
@@ -271,10 +270,10 @@ class Session:
         with self._lock:
             before, limits = self._head.state(), self._settings
             self._head.load(layers)
-            delta = self._head.settled
-            size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
-            if size > limits.max_norm:
-                harm = f'it changes logits by {size:.2f}, at most {limits.max_norm} are allowed'
+            harm = self._learner.harm(self._head.settled, limits)
+            if self._head.size > limits.max_norm:
+                harm = (f'it changes logits by {self._head.size:.2f}, at most {limits.max_norm} '
+                        'are allowed')
             if harm:
                 self._head.load(before)
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
@@ -288,7 +287,7 @@ class Session:
                 self.clock() - self.last_consolidation)
             learnt = sum(self.counts[kind] for kind in (
                 'rejected', 'confirmed', 'missed', 'limited'))
-            return {'norm': self._objective.size(self._head.settled), 'updates': learnt,
+            return {'norm': self._head.size, 'updates': learnt,
                     'trust': self.trusted,
                     'drift': self._objective.size(self._head.settled - self._consolidated),
                     'replay': len(self._replay.kept), 'waiting': len(self._replay.waiting),
