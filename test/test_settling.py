@@ -281,6 +281,21 @@ def test_limits_that_change_while_it_is_solved_hold_for_the_solution(monkeypatch
     assert 0.0 < world.session.status()['norm'] <= most * (1 + 1e-5) and in_the_engine(world)
 
 
+def test_limits_that_change_while_it_is_consolidated_hold(monkeypatch):
+    world, name = world_with_a_true_event()
+    assert world.tell(name, False).learnt
+    solve, most = world.session._learner.solve, 0.3 * world.session.status()['norm']
+
+    def meanwhile(*given):
+        solution = solve(*given)
+        world.session.settings = world.session.settings.changed(max_norm=most)
+        return solution
+    monkeypatch.setattr(world.session._learner, 'solve', meanwhile)
+    world.now += world.session.settings.interval
+    assert world.session.tick() and in_the_engine(world)
+    assert 0.0 < world.session.status()['norm'] <= most * (1 + 1e-5)
+
+
 def test_a_smaller_shift_holds_at_once():
     world, name = world_with_a_true_event()
     settled = world.session.delta.copy()

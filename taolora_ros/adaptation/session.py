@@ -232,6 +232,7 @@ class Session:
                     return False
                 self._ticked = self.last_consolidation = now
                 self._head.consolidate()
+                self._consolidated = self._head.settled
                 self._lean()
                 solve = self._problem(examples, examples[-1].stream)
             solution, harm = solve()
