@@ -28,13 +28,13 @@ def objective(spec):
     return Objective(spec, reference, weight.astype(np.float32), bias.astype(np.float32))
 
 
-def example(of, kind=None):
+def example(of, kind=None, label=None):
     """Return a feedback on tokens of a size drawn at random."""
     spec, tokens = of.spec, int(RNG.integers(9, 60))
     size = RNG.uniform(0.2, 5.0)
     since = (np.arange(tokens) - tokens // 2) * spec.patch / spec.rate
     embedding = (size * RNG.standard_normal((tokens, WIDTH))).astype(np.float32)
-    label = int(RNG.integers(len(spec.labels)))
+    label = int(RNG.integers(len(spec.labels))) if label is None else label
     return make_example(spec, Moment('s', '', 0, since, embedding), of.frozen(embedding), label,
                         kind or str(RNG.choice(KINDS)), RNG.uniform(0.05, 1.0))
 
@@ -90,11 +90,24 @@ def test_only_labels_that_are_known_lean():
         if one.label == 1:
             alone.take(str(i), one, nothing)
     assert nudges.lean([], 0.1) is None
-    lean, expected = nudges.lean([1], 0.1), alone.lean([1], 0.1)
-    if expected is None:
-        assert lean is None
-    else:
-        np.testing.assert_array_equal(lean, expected)
+    examples.append(example(of, label=1))
+    for one in (nudges, alone):
+        one.take('the last', examples[-1], nothing)
+    lean, expected = (one.lean([1], 1e-3) for one in (nudges, alone))
+    np.testing.assert_allclose(lean / np.abs(lean).max(), expected / np.abs(expected).max(),
+                               atol=1e-5)
+
+
+def test_what_waits_and_cannot_be_used_yet_is_not_moved_too_far_either():
+    of, shift = objective(ECG_BEATS), RNG.uniform(0.02, 1.0)
+    one, nudges = example(of, 'rejected', label=1), Nudges(of)
+    one = dataclasses.replace(one, frozen=np.zeros_like(one.frozen), weight=1.0)
+    far = dataclasses.replace(one, x=20.0 * one.x, label=0)
+    for i in range(40):
+        nudges.take(str(i), one, np.zeros(of.shape, np.float32))
+    nudges.take('far', far, np.zeros(of.shape, np.float32))
+    moved = np.ptp(far.x @ nudges.lean([1], shift), axis=1).max()
+    assert 0.5 * shift < moved <= shift * (1 + 1e-3)
 
 
 def test_a_feedback_takes_one_step_however_many_wait(monkeypatch):

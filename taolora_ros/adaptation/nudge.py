@@ -96,9 +96,9 @@ class Nudges:
 
         Its size (rms logits on the reference) is at most ``room``.
         """
-        reach = max((s.reach for s in self._steps.values() if s.label in labels), default=None)
-        if reach is None:
+        if not any(step.label in labels for step in self._steps.values()):
             return None
+        reach = max(step.reach for step in self._steps.values())
         total = sum(self._sums[label] for label in labels).astype(np.float32)   # (D + 1, K)
         gram = total.T @ (self.objective.moment @ total)                        # (K, K)
         size = np.diag(gram)
