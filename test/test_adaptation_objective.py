@@ -105,10 +105,9 @@ def test_trust_goes_to_who_rejects_what_is_doubtful():
 
 
 def test_a_change_is_made_smaller_until_it_is_within_its_bound():
-    delta = np.ones((3, 2), np.float32)
-    scaled = within(delta, lambda d: [np.full(4, 10.0 * d[0, 0])], 2.0)
-    assert 0 < 10 * scaled[0, 0] <= 2.0
-    assert not within(delta, lambda d: [np.full(4, 9.0)], 2.0).any()
+    share = within(1.0, lambda share: [np.full(4, 10.0 * share)], 2.0)
+    assert 0 < 10 * share <= 2.0
+    assert within(1.0, lambda share: [np.full(4, 9.0)], 2.0) == 0.0
     before, after = np.array([1.0, 1, -1, -1]), np.array([-1.0, 1, 1, -1])
     assert damage(before, after, np.array([True, True, False, False])) == (0.5, 0.5)
 

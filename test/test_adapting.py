@@ -135,7 +135,7 @@ def test_nodes_of_one_robot_do_not_share_what_they_learn(model, tmp_path):
 
 
 def test_feedback_is_saved_soon_after_without_being_asked(model, tmp_path, monkeypatch):
-    monkeypatch.setattr('taolora_ros.adapting.SETTLE', 0.0)
+    monkeypatch.setattr('taolora_ros.adapted_model.SETTLE', 0.0)
     adapting, feeds, _ = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]))
     adapting.tick()
@@ -167,7 +167,7 @@ def test_disabled_it_keeps_nothing_and_enabling_later_is_enough(model, tmp_path)
 
 
 def test_a_save_that_failed_is_tried_again(model, tmp_path, monkeypatch):
-    monkeypatch.setattr('taolora_ros.adapting.SETTLE', 0.0)
+    monkeypatch.setattr('taolora_ros.adapted_model.SETTLE', 0.0)
     adapting, feeds, log = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]))
     with monkeypatch.context() as patch:

@@ -130,19 +130,23 @@ def site(name, before, after, hostile):
     empty = [Count(events=50, found=40, false=2, cases=500)]
     return {'subjects': [name], 'given': {'rejected': 1, 'confirmed': 0, 'missed': 0},
             'status': {'rolled_back': 0}, 'before': [before], 'after': [after],
-            'others_before': empty, 'others_after': empty, 'hostile': {'inverted': {
-                'after': [hostile]}}}
+            'others_before': empty, 'others_after': empty, 'hostile': {'inverted': [
+                {'after': [Count(100, found, 9, 1000, 0.5)]} for found in hostile]}}
 
 
 def test_figures_are_sums_over_subjects():
     a, b = Count(100, 80, 10, 1000, 0.5), Count(100, 90, 30, 1000, 0.5)
-    sites = [site('a', a, Count(100, 82, 4, 1000, 0.5), Count(100, 79, 9, 1000, 0.5)),
-             site('b', b, Count(100, 89, 12, 1000, 0.5), Count(100, 90, 30, 1000, 0.5))]
+    sites = [site('a', a, Count(100, 82, 4, 1000, 0.5), (79, 78, 80)),
+             site('b', b, Count(100, 89, 12, 1000, 0.5), (90, 87, 90))]
     figures = summarise(sites)
     assert (figures['false_alarms_before'], figures['false_alarms_after']) == (40, 16)
     assert figures['false_alarms_change'] == pytest.approx(-0.6)
     assert figures['recall_change'] == pytest.approx(0.5)
-    assert figures['hostile_worst_change'] == pytest.approx(-0.5)
+    assert figures['hostile_draws']['inverted'] == pytest.approx([-0.5, -2.5, 0.0])
+    assert figures['hostile_change']['inverted'] == pytest.approx(-1.0)
+    assert figures['hostile_interval']['inverted'] == pytest.approx((-1.0, -1.0))
+    assert figures['hostile_worst_change'] == pytest.approx(-1.0)
+    assert figures['hostile_worst_draw'] == pytest.approx(-2.5)
     assert figures['others_worst_change'] == 0.0 and figures['hours'] == 1.0
     low, high = figures['recall_change_interval']
     assert low <= 0.5 <= high and (low, high) == pytest.approx((-1.0, 2.0))
@@ -150,6 +154,7 @@ def test_figures_are_sums_over_subjects():
               'trained_on_these': False, 'chosen_on': None, 'all': None, 'sites': sites}
     assert json.loads(json.dumps(plain(result)))['sites'][0]['before'][0]['found'] == 80
     assert len(tables(result)) == 2 and 'worst change on others +0.00' in notes(result)[0]
+    assert 'inverted -2.50 .. +0.00' in notes(result)[1]
     assert bootstrap([], lambda rows: 1.0) is None
 
 

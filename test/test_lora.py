@@ -175,6 +175,25 @@ def test_norm_stays_bounded_whatever_is_learnt(random, step):
     assert 0.098 < made.norm() <= 0.1
 
 
+def test_norm_that_is_scaled_back_is_that_of_all_that_is_held(random):
+    made = layer(random)                                  # both tiers in use, of any scale
+    made.max_norm, measured = 0.7 * made.norm(), 0
+    for number in range(600):
+        if number % 200 == 50:
+            made.accumulate(*token(random, 7))
+            made.update_base(0.5)
+        if number == 300:
+            made.consolidate()
+        before = made._ceiling
+        made.learn(*token(random), 0.3)
+        exact = np.linalg.norm(made.delta().astype(float))
+        assert exact <= min(made._ceiling, made.max_norm) * (1 + 1e-4)
+        if made._ceiling < before:                        # it was measured
+            measured += 1
+            assert made._ceiling == pytest.approx(exact, rel=1e-3)
+    assert measured > 50
+
+
 def test_numbers_that_are_not_finite_are_refused_and_change_nothing(random):
     made = layer(random)
     before = made.state()

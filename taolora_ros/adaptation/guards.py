@@ -95,18 +95,17 @@ def allowed_shift(trusted: float, doubtful: float, most: float) -> float:
     return float(doubtful + (most - doubtful) * known)
 
 
-def within(delta: np.ndarray, shifts: Callable[[np.ndarray], list[np.ndarray]], most: float
-           ) -> np.ndarray:
-    """Return ``delta``, made smaller until each group's typical shift is at most so.
+def within(share: float, shifts: Callable[[float], list[np.ndarray]], most: float) -> float:
+    """Return ``share`` of a change, made smaller until each group's typical shift is at most so.
 
-    ``shifts(delta)`` are the shifts (n,) for the worse of each group: of a stream's events
+    ``shifts(share)`` are the shifts (n,) for the worse of each group: of a stream's events
     downwards, of the rest upwards.
     """
     for _ in range(TRIES):
-        if all(len(s) == 0 or np.quantile(s, TYPICAL) <= most for s in shifts(delta)):
-            return delta
-        delta = delta * np.float32(SHRINK)
-    return np.zeros_like(delta)
+        if all(len(s) == 0 or np.quantile(s, TYPICAL) <= most for s in shifts(share)):
+            return share
+        share *= SHRINK
+    return 0.0
 
 
 def damage(before: np.ndarray, after: np.ndarray, is_event: np.ndarray) -> tuple[float, float]:

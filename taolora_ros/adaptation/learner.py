@@ -10,6 +10,7 @@ import numpy as np
 from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
 from taolora_ros.adaptation.guards import (NEITHER, SHRINK, allowed_shift, confirmed_by, damage,
                                            trust, within)
+from taolora_ros.adaptation.head import nearest
 from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import OWN, Anchors, Objective
 from taolora_ros.adaptation.settings import AdaptationSettings
@@ -17,18 +18,29 @@ from taolora_ros.spec import ModelSpec
 
 EACH, GROWTH = 0.018, 1.5  # n feedbacks may move EACH n^GROWTH rms logits on the reference: of
                            # two little is learnt about anybody else
+SETTLED = 0.98    # of the largest norm: the rest is for feedback that waits
 OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
+TINY = 1e-9       # logits
 SMALLER = 5       # times that a change that harms the reference is made smaller
 CROWD = 100       # recent events whose fall is bounded
 
 
 @dataclass(frozen=True)
 class Solution:
-    """``delta`` (D + 1, K) as allowed, what feedback ``alone`` asks for, and the trust in it."""
+    """The ``share`` that is allowed of a ``change`` (D + 1, K) that the head's tiers can hold.
 
-    delta: np.ndarray
+    ``alone`` is what feedback asks for by itself, ``trusted`` the trust in it.
+    """
+
+    change: np.ndarray
+    share: float
     alone: np.ndarray
     trusted: float
+
+    @property
+    def delta(self) -> np.ndarray:
+        """Return the change (D + 1, K) as allowed."""
+        return self.change * np.float32(self.share)
 
 
 class Learner:
@@ -39,28 +51,30 @@ class Learner:
         self._is_event = {label: self._speaks_for(label) for label in range(len(spec.labels))}
 
     def solve(self, examples: Sequence[Example], own: np.ndarray,
-              memories: Iterable[StreamMemory], start: np.ndarray, centre: np.ndarray,
-              told: float, settings: AdaptationSettings) -> Solution:
+              memories: Iterable[StreamMemory], start: np.ndarray, base: np.ndarray,
+              centre: np.ndarray, told: float, settings: AdaptationSettings) -> Solution:
         """Return the change (D + 1, K) that ``examples`` ask for, as far as it is allowed.
 
-        ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``centre`` what
-        is to be kept of feedback that is gone, ``told`` F of guards.py.
+        ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``base`` the
+        head's base, beside which its micro tier holds what is new, ``centre`` what is to be kept
+        of feedback that is gone, ``told`` F of guards.py.
         """
         used, trusted = usable(examples), NEITHER
         importance = settings.decay ** np.arange(len(used))[::-1]
         anchors, memories = self._own(own), list(memories)
-        delta = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
-        size = self.objective.size(delta)
-        most = min(settings.max_norm, self.objective.size(centre) + EACH * len(used) ** GROWTH)
-        if size > most:
-            delta = delta * np.float32(most / size)
-        alone = self.objective.solve(used, importance, None, delta, centre, settings.rate)
+        wanted = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
+        change = nearest(wanted, base, self.objective.moment)
+        most = min(SETTLED * settings.max_norm,
+                   self.objective.size(centre) + EACH * len(used) ** GROWTH)
+        share = most / max(self.objective.size(change), most, TINY)
+        alone = self.objective.solve(used, importance, None, change * np.float32(share), centre,
+                                     settings.rate)
         for label in {e.label for e in used}:
             crowd = self._crowd(label, memories)
             rejected = [e for e in used if e.label == label and e.sign < 0]
             trusted = self._trust(rejected, crowd, alone, label, told)
-            delta = self._hold_back(delta, trusted, label, crowd, anchors, settings)
-        return Solution(delta, alone, trusted)
+            share = self._hold_back(change, share, trusted, label, crowd, anchors, settings)
+        return Solution(change, share, alone, trusted)
 
     def foretells(self, alone: np.ndarray, example: Example) -> float:
         """Return by how many logits earlier feedback alone had moved ``example`` rightly."""
@@ -78,27 +92,26 @@ class Learner:
         return confirmed_by(trust(np.array(doubtful), np.array(others)),
                             self._agreement(alone, label), told, self.spec.kind)
 
-    def _hold_back(self, delta: np.ndarray, trusted: float, label: int, crowd: list[Example],
-                   own: Anchors, settings: AdaptationSettings) -> np.ndarray:
+    def _hold_back(self, change: np.ndarray, share: float, trusted: float, label: int,
+                   crowd: list[Example], own: Anchors, settings: AdaptationSettings) -> float:
         """Bound how far a label's recent events fall and the rest rises, by trust in feedback."""
-        events, nothing = self.objective.crowd(crowd), np.zeros_like(delta)
+        events, nothing = self.objective.crowd(crowd), np.zeros_like(change)
         sure = events(nothing)
         rest = np.flatnonzero(self._token_scores(own, label, nothing) < 0)
         quiet = Anchors(own.x[rest], own.frozen[rest], own.p0[rest], 0.0)
         calm = self._token_scores(quiet, label, nothing)
-        delta = within(delta, lambda d: [sure - events(d),
-                                         self._token_scores(quiet, label, d) - calm],
-                       allowed_shift(trusted, settings.doubtful_shift, settings.max_shift))
-        return self._spare_reference(delta, settings)
 
-    def _spare_reference(self, delta: np.ndarray, settings: AdaptationSettings
-                         ) -> np.ndarray:
-        """Return a change that does no harm to the reference, if one a little smaller does not."""
+        def shifts(share: float) -> list[np.ndarray]:
+            delta = change * np.float32(share)
+            return [sure - events(delta), self._token_scores(quiet, label, delta) - calm]
+
+        share = within(share, shifts, allowed_shift(trusted, settings.doubtful_shift,
+                                                    settings.max_shift))
         for _ in range(SMALLER):
-            if not self.harm(delta, settings):
+            if not self.harm(change * np.float32(share), settings):
                 break
-            delta = delta * np.float32(SHRINK)
-        return delta
+            share *= SHRINK
+        return share
 
     def harm(self, delta: np.ndarray, settings: AdaptationSettings) -> str:
         """Return in words what a change does to the reference beyond the limits, '' for nothing."""
@@ -156,8 +169,13 @@ def usable(examples: Sequence[Example]) -> list[Example]:
 
     Until then a false alarm cannot be told from a true one, and nothing is learnt.
     """
-    known = {e.label for e in examples if e.sign > 0}
-    return [e for e in examples if e.label in known]
+    labels = known(examples)
+    return [e for e in examples if e.label in labels]
+
+
+def known(examples: Iterable[Example]) -> set[int]:
+    """Return the labels of which somebody said what a true event is like."""
+    return {e.label for e in examples if e.sign > 0}
 
 
 def _evenly(indices: np.ndarray, count: int) -> np.ndarray:

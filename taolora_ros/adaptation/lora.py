@@ -58,14 +58,14 @@ class AdaptedLayer:
         self._gradients = np.zeros((base_rank, shape[1]), np.float32)  # summed up for the base
         self._base = _Tier(self, slice(0, base_rank))
         self._micro = _Tier(self, slice(base_rank, None))
-        self._ceiling = 0.0                                           # never below ||dW||_F
+        self._pairs = self.scales * np.where(np.arange(len(self.scales)) < base_rank, 2, 1)
+        self._base_square = self._ceiling = 0.0    # ||alpha/r A B||^2; never below ||dW||_F
         self.counts = dict.fromkeys(COUNTS, 0)
         self.reset()
 
     def reset(self) -> None:
         """Forget all that was learnt: dW is zero again."""
-        for array in (self.outputs, self.momentum, self._gradients):
-            array[:] = 0.0
+        self.outputs[:], self.momentum[:], self._gradients[:] = 0.0, 0.0, 0.0
         self.inputs[:] = self._fresh(0)
         self.counts.update(dict.fromkeys(COUNTS, 0))
         self.mark()
@@ -105,10 +105,9 @@ class AdaptedLayer:
         Its row of A_m becomes x over its norm: the next ``learn`` of x moves y by the whole step,
         instead of what a random row has in common with x. There may be none: do nothing.
         """
-        r = self.base_rank
-        silent = np.flatnonzero(~self.outputs[r:].any(axis=1))
+        silent = np.flatnonzero(~self._micro.outputs.any(axis=1))
         if len(silent):
-            self.inputs[r + silent[0]] = x / np.linalg.norm(x)
+            self._micro.inputs[silent[0]] = x / np.linalg.norm(x)
 
     def accumulate(self, x: np.ndarray, gradient: np.ndarray) -> None:
         """Add the base tier's gradient for x (K,) or (M, K) and dL/dy to what it learns from."""
@@ -130,15 +129,24 @@ class AdaptedLayer:
     def _descend(self, tier: _Tier, step: float) -> None:
         """Step with momentum along (1 - d) times the gradient, which is in the tier's room."""
         self._ceiling += tier.descend(step, self.decay)
+        if tier is self._base:
+            self._base_square = tier.square()
         if not self._ceiling <= self.max_norm:
             self._bound()
 
     def _bound(self) -> None:
-        """Scale dW back when it is over ``max_norm``; its exact norm is the new ceiling."""
-        gram = (self.inputs @ self.inputs.T) * (self.outputs @ self.outputs.T)
-        norm = math.sqrt(max(float(self.scales @ gram @ self.scales), 0.0))
+        """Scale dW back when it is over ``max_norm``; its exact norm is the new ceiling.
+
+        The base's part is known; pairs of the micro tier's rows with its rows count twice.
+        """
+        micro = self._micro
+        gram = (micro.inputs @ self.inputs.T) * (micro.outputs @ self.outputs.T)  # (q, r + q)
+        square = micro.scale * float((gram @ self._pairs).sum())
+        norm = math.sqrt(max(self._base_square + square, 0.0))
         if norm > self.max_norm:
-            norm, scaled = REST * self.max_norm, REST * self.max_norm / norm
+            scaled = float(np.float32(REST * self.max_norm / norm))
+            norm *= scaled
+            self._base_square *= scaled * scaled
             self.outputs *= scaled
         self._ceiling = norm
 
@@ -163,6 +171,7 @@ class AdaptedLayer:
         self.outputs[:len(root)] = (root[:, None] * vt[:len(root)]) @ right.T
         self.momentum[:], self._gradients[:] = 0.0, 0.0
         self.counts['accumulated'] = 0
+        self._base_square = self._base.square()
         self._bound()
         return tail
 
@@ -179,14 +188,16 @@ class AdaptedLayer:
 
     def mark(self) -> None:
         """Let drift be counted from here on, and ``rewind`` lead here; as after reset and load."""
+        self._base_square = self._base.square()
         self._bound()
-        self._marked, self._marked_at = self.factors.copy(), (self._ceiling, dict(self.counts))
+        self._marked = self.factors.copy()
+        self._marked_at = self._ceiling, self._base_square, dict(self.counts)
 
     def rewind(self) -> None:
         """Take back all that was learnt since ``mark``, momenta included."""
         self.factors[:] = self._marked
         self.momentum[:], self._gradients[:] = 0.0, 0.0
-        self._ceiling, counts = self._marked_at
+        self._ceiling, self._base_square, counts = self._marked_at
         self.counts.update(counts, accumulated=0)
 
     def _learnt(self) -> dict[str, np.ndarray]:
@@ -245,6 +256,11 @@ class _Tier:
             np.matmul((self.inputs @ x.T) * np.float32(weight), gradient, out=self._room_b)
         if not math.isfinite(np.vdot(self.room, self.room)):
             raise ValueError('x, gradient or scale: not finite, or too large for float32')
+
+    def square(self) -> float:
+        """Return ||s A B||^2, of the Frobenius norm."""
+        product = (self.inputs @ self.inputs.T) * (self.outputs @ self.outputs.T)
+        return self.scale ** 2 * float(product.sum())
 
     def descend(self, step: float, decay: float) -> float:
         """Take one step; return how far it can have moved s A B, in the Frobenius norm.

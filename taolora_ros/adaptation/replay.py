@@ -7,7 +7,9 @@ from collections import Counter, OrderedDict
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example
-from taolora_ros.adaptation.learner import usable
+from taolora_ros.adaptation.learner import known
+from taolora_ros.adaptation.nudge import Nudges
+from taolora_ros.adaptation.objective import Objective
 from taolora_ros.samples import NANOSECONDS
 
 SAME = {'ecg': 0.15, 'imu': 0.9}  # s between two reports of one missed event
@@ -16,19 +18,26 @@ SAME = {'ecg': 0.15, 'imu': 0.9}  # s between two reports of one missed event
 class Replay:
     """Examples by key, the oldest first; not to be shared by threads without a lock.
 
+    What waits has taken a step already, see nudge.py.
+
     ``centre`` (D + 1, K) is the change that remains of feedback that is not kept any more.
     """
 
-    def __init__(self, kind: str, centre: np.ndarray):
+    def __init__(self, objective: Objective, centre: np.ndarray):
         self.centre = centre
+        self._nudges = Nudges(objective)
         self.waiting: OrderedDict[str, Example] = OrderedDict()
         self.kept: OrderedDict[str, Example] = OrderedDict()
-        self._reach = SAME[kind] * NANOSECONDS
+        self._reach = SAME[objective.spec.kind] * NANOSECONDS
 
-    def wait(self, key: str, example: Example) -> str:
-        """Let an example wait, in the place of an earlier one of the same event; return its key."""
+    def wait(self, key: str, example: Example, delta: np.ndarray) -> str:
+        """Let an example wait, in the place of an earlier one of the same event; return its key.
+
+        ``delta`` (D + 1, K) is what the head is changed by when it comes.
+        """
         if example.kind == 'missed':
             key = self._same(example) or key
+        self._nudges.take(key, example, delta)
         self.waiting.pop(key, None)
         self.waiting[key] = example
         return key
@@ -39,11 +48,13 @@ class Replay:
                      if e.kind == 'missed' and e.stream == example.stream
                      and abs(e.stamp_ns - example.stamp_ns) <= self._reach), None)
 
-    def leaning(self) -> list[Example]:
-        """Return what waits and can be used."""
-        waiting = {id(e) for e in self.waiting.values()}
-        return [e for e in usable([*self.kept.values(), *self.waiting.values()])
-                if id(e) in waiting]
+    def lean(self, shift: float, room: float) -> np.ndarray | None:
+        """Return the change (D + 1, K) towards what waits and can be used, None for none.
+
+        ``shift`` and ``room`` bound it, see nudge.py.
+        """
+        labels = known([*self.kept.values(), *self.waiting.values()])
+        return self._nudges.lean(labels, shift, room)
 
     def with_one(self, key: str, example: Example) -> list[Example]:
         """Return what would be kept if an example was."""
@@ -53,6 +64,7 @@ class Replay:
         """Let an example wait no longer; one that took its place meanwhile still does."""
         if self.waiting.get(key) is example:
             del self.waiting[key]
+            self._nudges.drop(key)
 
     def keep(self, key: str, example: Example, most: int, delta: np.ndarray) -> None:
         """Keep an example, and let go of what is over ``most``; what it changed, ``delta``, stays.

@@ -1,15 +1,15 @@
 """A running model that learns from feedback: the head's two tiers, the guards, the engine.
 
     deciding thread    detector ─► StreamMemory                    a short lock of its own
-    any other thread   feedback ─► example ─► micro tier ─► engine            ``nudge``, microseconds
-    one of its own     settle ─► solve ─► guards ─► micro tier ─► engine      tens of milliseconds
+    any other thread   feedback ─► example ─► ``nudge`` ─► engine         microseconds
+    one of its own     settle ─► solve ─► guards ─► micro tier ─► engine  tens of milliseconds
     now and then       tick ─► micro folded into base, base solved anew from the replay buffer
 
-A feedback moves the micro tier a little at once. ``settle`` then solves ``objective.py`` over the
-feedbacks that are kept, asks the guards, and puts the difference to the base into the micro tier,
-as well as rank 2 can. The engine takes either between two windows. Nothing is solved while a
-lock is held that feedback waits for. Memory is bounded by what ``AdaptationSettings`` says
-of events, seconds and replay.
+A feedback moves the head a little at once. ``settle`` then solves ``objective.py`` over the
+feedbacks that are kept, cuts the difference to the base to rank 2, asks the guards how much of that
+may be used, and puts it into the tiers. The engine takes either between two windows. Nothing is
+solved while a lock is held that feedback waits for. Memory is bounded by what
+``AdaptationSettings`` says of events, seconds and replay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,27 +25,17 @@ import numpy as np
 from taolora_ros.adaptation.examples import Example, make_example
 from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
-from taolora_ros.adaptation.learner import Learner, Solution
-from taolora_ros.adaptation.memory import Moment, StreamMemory
+from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
+from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
 from taolora_ros.adaptation.replay import Replay
+from taolora_ros.adaptation.reports import Outcome, Report, on_event, on_miss
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.spec import ModelSpec
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
-
-CUT = 1.05  # by how much of its limit a change may grow where rank 2 cuts it
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a feedback called ``key``: whether it is used, and if not, why not."""
-
-    learnt: bool
-    reason: str = ''
-    key: str = ''
 
 
 class Session:
@@ -75,7 +64,7 @@ class Session:
     def _clear(self) -> None:
         """Begin from what is settled, without feedback; what is being solved will be dropped."""
         self._consolidated = self._head.settled
-        self._replay = Replay(self.spec.kind, self._head.settled)
+        self._replay = Replay(self._objective, self._head.settled)
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
         self._alone = np.zeros_like(self._consolidated)  # what feedback asks for without the guards
@@ -85,7 +74,7 @@ class Session:
 
     @property
     def settings(self) -> AdaptationSettings:
-        """Return the settings in force; what is assigned holds from the next feedback on."""
+        """Return the settings in force; limits that are assigned hold at once."""
         return self._settings
 
     @settings.setter
@@ -94,6 +83,9 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
+            if self._head.size > settings.max_norm:
+                self._head.shrink(SETTLED * settings.max_norm / self._head.size)
+                self.counts['limited'] += 1
             self._head.apply(settings.enabled)
             self._lean()
             for memory in self._memories.values():
@@ -120,49 +112,26 @@ class Session:
         last one. Raise ValueError for a label there is not, a quality outside 0 to 1 and
         feedback that contradicts itself.
         """
-        self._check(label, quality)
-        moment = next((m for memory in list(self._memories.values())
-                       if (m := memory.event(event_id)) is not None), None)
-        if moment is None:
+        report = on_event(self.spec, self._memories, event_id, correct, label, quality)
+        if report is None:
             return self._refuse('unknown', f'{event_id!r:.99}: no event that is remembered')
-        if correct and label not in ('', moment.label):
-            raise ValueError(f'feedback on {event_id!r:.99}: a {moment.label} called correct, and '
-                             f'a {label}')
-        if not correct and label == moment.label:
-            raise ValueError(f'feedback on {event_id!r:.99}: a {label} called wrong, and a {label}')
-        kind, meant = ('confirmed' if correct else 'rejected'), moment.label
-        if not correct and label and self.spec.kind == 'ecg' and label == self.spec.labels[1]:
-            kind, meant = 'missed', label  # a beat, but a ventricular one
-        return self._take(event_id, moment, meant, kind, quality)
+        return self._take(report)
 
     def miss(self, stream: str, stamp_ns: int, label: str, quality: float = 1.0) -> Outcome:
         """Learn from an event called ``label`` that was not found; errors as for ``feedback``.
 
         Reports of one event count once, the last one: see replay.py.
         """
-        self._check(label, quality)
-        if not label:
-            raise ValueError(f'a missed event needs a label, one of {", ".join(self.spec.labels)}')
-        memory = self._memories.get(stream)
-        if memory is None:
-            raise ValueError(f'{stream!r:.99}: no such stream; there are '
-                             f'{", ".join(self._memories)}')
-        moment = memory.moment(stamp_ns)
-        if moment is None:
+        report = on_miss(self.spec, self._memories, stream, stamp_ns, label, quality)
+        if report is None:
             return self._refuse('unknown', f'{stream} at {stamp_ns}: not decided, or forgotten')
-        return self._take(f'{stream}@{stamp_ns}', moment, label, 'missed', quality)
-
-    def _check(self, label: str, quality: float) -> None:
-        if label and label not in self.spec.labels:
-            raise ValueError(f'label: {label!r:.99} is none of {", ".join(self.spec.labels)}')
-        if not 0.0 <= quality <= 1.0:
-            raise ValueError(f'quality: {quality!r:.99} must be 0 to 1')
+        return self._take(report)
 
     def _refuse(self, count: str, reason: str, key: str = '') -> Outcome:
         self.counts[count] += 1
         return Outcome(False, reason, key)
 
-    def _take(self, key: str, moment: Moment, label: str, kind: str, quality: float) -> Outcome:
+    def _take(self, report: Report) -> Outcome:
         """Let one example wait to be settled, and the engine lean towards it."""
         with self._lock:
             limits = self._settings
@@ -172,17 +141,21 @@ class Session:
                 return self._refuse('too_many', f'more than {limits.per_minute} feedbacks a minute')
             if len(self._replay.waiting) >= limits.replay:
                 return self._refuse('too_many', f'{limits.replay} feedbacks are waiting already')
+            moment = report.moment
             example = make_example(self.spec, moment, self._objective.frozen(moment.embedding),
-                                   self.spec.labels.index(label), kind, quality)
-            if example is None or quality == 0.0:
+                                   self.spec.labels.index(report.label), report.kind,
+                                   report.quality)
+            if example is None or report.quality == 0.0:
                 return self._refuse('empty', 'nothing in it to learn from')
-            key = self._replay.wait(key, example)
+            key = self._replay.wait(report.key, example, self._head.delta)
             self._lean()
             return Outcome(True, key=key)
 
     def _lean(self) -> None:
         """Let the engine lean towards the feedback that is waiting, as far as it can be used."""
-        self._head.lean(self._replay.leaning(), self._settings.doubtful_shift)
+        limits = self._settings
+        room = max(limits.max_norm - self._head.size, 0.0)
+        self._head.lean(self._replay.lean(limits.doubtful_shift, room))
 
     def settle(self) -> list[Outcome]:
         """Learn from all feedback that waits; return what became of each.
@@ -210,32 +183,41 @@ class Session:
         with self._lock:
             if key not in replay.kept and example.kind != 'missed' and self._alone.any():
                 self._told.append(self._learner.foretells(self._alone, example))
-            solve = self._problem(replay.with_one(key, example), example.stream)
-        solution, harm = solve()
-        with self._lock:
-            if self._replay is not replay:
-                return Outcome(False, 'all was taken back meanwhile', key)
-            replay.settled(key, example)
-            self._alone, self.trusted = solution.alone, solution.trusted
-            if harm:
-                self._lean()
-                return self._refuse('rolled_back', harm, key)
-            self._head.settle(solution.delta)
-            replay.keep(key, example, self._settings.replay, solution.delta)
+        while True:  # until limits have not changed while it was solved
+            with self._lock:
+                limits = self._settings
+                solve = self._problem(replay.with_one(key, example), example.stream)
+            solution, harm = solve()
+            with self._lock:
+                if self._replay is not replay:
+                    return Outcome(False, 'all was taken back meanwhile', key)
+                if self._settings is limits:
+                    return self._use(solution, harm, key, example)
+
+    def _use(self, solution: Solution, harm: str, key: str, example: Example) -> Outcome:
+        """Let what was solved for an example be what is settled, unless it does harm."""
+        self._replay.settled(key, example)
+        self._alone, self.trusted = solution.alone, solution.trusted
+        if harm:
             self._lean()
-            self.counts[example.kind] += 1
-            return Outcome(True, key=key)
+            return self._refuse('rolled_back', harm, key)
+        self._head.settle(solution.change, solution.share)
+        self._replay.keep(key, example, self._settings.replay, solution.delta)
+        self._lean()
+        self.counts[example.kind] += 1
+        return Outcome(True, key=key)
 
     def _problem(self, examples: list[Example], stream: str
                  ) -> Callable[[], tuple[Solution, str]]:
         """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
-        memory, memories, limits = self._memories[stream], [*self._memories.values()], self._settings
-        start, centre, told = self._head.settled, self._replay.centre, foretold(self._told)
+        memory, memories = self._memories[stream], [*self._memories.values()]
+        limits = self._settings
+        begin = self._head.settled, self._head.base(), self._replay.centre, foretold(self._told)
 
         def solve() -> tuple[Solution, str]:
-            solution = self._learner.solve(examples, memory.tokens(spoken), memories, start, centre,
-                                           told, limits)
+            solution = self._learner.solve(examples, memory.tokens(spoken), memories, *begin,
+                                           limits)
             return solution, self._learner.harm(solution.delta, limits)
         return solve
 
@@ -249,21 +231,23 @@ class Session:
                 if not due or not limits.enabled or not examples:
                     return False
                 self._ticked = self.last_consolidation = now
+                self._head.consolidate()
+                self._consolidated = self._head.settled
+                self._lean()
                 solve = self._problem(examples, examples[-1].stream)
             solution, harm = solve()
             with self._lock:
-                if self._replay is replay:
+                if self._replay is replay and self._settings is limits:
                     self._consolidate(solution, bool(harm))
             return True
 
     def _consolidate(self, solution: Solution, harmful: bool) -> None:
-        """Fold micro into base, and take the base solved anew unless that does harm."""
+        """Take the base solved anew, unless that does harm."""
         self._alone, self.trusted = solution.alone, solution.trusted
-        self._head.consolidate()
         if harmful:
             self.counts['rolled_back'] += 1
         else:
-            self._head.settle(solution.delta)
+            self._head.settle(solution.change, solution.share)
             self._head.consolidate()
         self._consolidated = self._head.settled
         self._lean()
@@ -277,9 +261,7 @@ class Session:
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Return what is settled by layer, as checkpoints keep it."""
         with self._lock:
-            state = self._head.state()
-            self._lean()
-            return state
+            return self._head.state()
 
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
@@ -289,13 +271,12 @@ class Session:
         with self._lock:
             before, limits = self._head.state(), self._settings
             self._head.load(layers)
-            delta = self._head.settled
-            size, harm = self._objective.size(delta), self._learner.harm(delta, limits)
-            if size > CUT * limits.max_norm:
-                harm = f'it would change logits by {size:.2f}, at most {limits.max_norm} are allowed'
+            harm = self._learner.harm(self._head.settled, limits)
+            if self._head.size > limits.max_norm:
+                harm = (f'it changes logits by {self._head.size:.2f}, at most {limits.max_norm} '
+                        'are allowed')
             if harm:
                 self._head.load(before)
-                self._lean()
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
             self._lean()
@@ -305,8 +286,9 @@ class Session:
         with self._lock:
             age = -1.0 if self.last_consolidation is None else (
                 self.clock() - self.last_consolidation)
-            learnt = sum(self.counts[kind] for kind in ('rejected', 'confirmed', 'missed'))
-            return {'norm': self._objective.size(self._head.settled), 'updates': learnt,
+            learnt = sum(self.counts[kind] for kind in (
+                'rejected', 'confirmed', 'missed', 'limited'))
+            return {'norm': self._head.size, 'updates': learnt,
                     'trust': self.trusted,
                     'drift': self._objective.size(self._head.settled - self._consolidated),
                     'replay': len(self._replay.kept), 'waiting': len(self._replay.waiting),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from taolora_ros.adaptation.session import Outcome, Session
+from taolora_ros.adaptation.reports import Outcome
+from taolora_ros.adaptation.session import Session
 
 PERIOD = 1.0  # s between two looks at whether it is time to consolidate
 

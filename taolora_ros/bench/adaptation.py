@@ -67,6 +67,8 @@ def table(result: dict) -> Group:
         f'{node["feedback_us"][0]:.0f} µs (p99 {node["feedback_us"][1]:.0f}), and is settled '
         f'{node["settle_ms"][0]:.1f} ms later (p99 {node["settle_ms"][1]:.1f}); '
         f'{node["feedbacks"]} feedbacks\n'
+        f'with few others waiting to be settled a feedback is taken in {node["waiting_us"][0]:.0f} '
+        f'µs, with {node["waiting"]} in {node["waiting_us"][1]:.0f} µs\n'
         f'update while the norm is at its limit: {at_limit[0]:.1f} µs (p99 {at_limit[1]:.1f})\n'
         f'memory after {result["updates"]} feedbacks: {result["growth_bytes"]:+d} bytes\n'
         f'factors of rank 8: float32 {kept["float32_bytes"]} bytes'

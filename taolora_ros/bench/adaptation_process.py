@@ -24,7 +24,7 @@ from taolora_ros.adaptation.q4 import pack_factors
 from taolora_ros.adaptation.saver import PAUSE, Saver
 from taolora_ros.adaptation.signal import Signal
 from taolora_ros.adaptation.targets import BASE_TARGETS, MICRO_TARGETS, layer_kinds
-from taolora_ros.bench.feedback import timed_feedback
+from taolora_ros.bench.feedback import timed_feedback, timed_waiting
 from taolora_ros.bench.processes import Process
 from taolora_ros.bench.torch_layer import TorchLayer
 from taolora_ros.engine import make_engine
@@ -35,6 +35,8 @@ WIDTH, RANK, TOGETHER = 768, 2, 32
 TOKENS = 64          # drawn once and used over and over
 ROUNDS = 10          # of NumPy and PyTorch in turns
 FEEDBACKS = 64       # in the node
+WAITING = 60         # that wait there
+EDGE = 10            # of these, at either end, are compared
 WARM_UP = 50         # calls before those that count
 AT_LIMIT = 1e-6      # a largest norm that every update passes
 STEP = 1e-4
@@ -125,10 +127,16 @@ def speed(calls: int) -> dict:
 
 
 def in_the_node() -> dict:
-    """Return p50 and p99 of taking a feedback (µs) and of settling it (ms), as the node does."""
+    """Return p50 and p99 of taking a feedback (µs) and of settling it (ms), as the node does.
+
+    And the median (µs) of taking one with few and with nearly ``WAITING`` others waiting.
+    """
     taken, settled = timed_feedback(FEEDBACKS)
+    waiting = timed_waiting(WAITING, ROUNDS)
     return {'feedbacks': FEEDBACKS, 'feedback_us': percentiles([taken]),
-            'settle_ms': percentiles([settled])}
+            'settle_ms': percentiles([settled]), 'waiting': WAITING,
+            'waiting_us': [round(float(np.median(part)), 1)
+                           for part in (waiting[:, :EDGE], waiting[:, -EDGE:])]}
 
 
 def growth(updates: int) -> int:

@@ -8,7 +8,8 @@
 Feedback comes from the first half of a record, or the earlier trials of each of a wearer's
 activities; judged are the second half, or the later trials, on which no feedback was given. Each
 site starts from the frozen model. The adapted one then judges all unseen subjects of other sites,
-completely; and hostile operators (operators.py) take the place of the honest one.
+completely; and hostile operators (operators.py) take the place of the honest one: ``DRAWS`` of each
+kind, who draw what they say and in which order they watch from seeds of their own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from taolora_ros.recordings import Recording, find_files, read_npz
 
 FEEDBACKS = 20
 WEARERS = 5
+DRAWS = 5  # of each kind of hostile operator
 Part = list[tuple[Decided, float, float]]  # recordings, each from and until some time (s)
 # The constants of adaptation/ were chosen on these: their figures are reported apart.
 CHOSEN_ON = frozenset((
@@ -156,16 +158,20 @@ class _Job:
                    'others_after': [count(s.whole, session.delta) if session.delta.any()
                                     else wholes[id(s)] for s in others], 'hostile': {}}
             for kind in HOSTILE:
-                hostile, operator = self.adapt(site, kind)
-                row['hostile'][kind] = {
-                    'given': operator.given, 'rolled_back': hostile.counts['rolled_back'],
-                    'after': [count(s.judged, hostile.delta) for s in site]}
+                row['hostile'][kind] = [self._hostile(site, kind, draw) for draw in range(DRAWS)]
             rows.append(row)
         return rows
 
-    def adapt(self, site: list[Subject], kind: str) -> tuple[Session, Operator]:
+    def _hostile(self, site: list[Subject], kind: str, draw: int) -> dict:
+        """Return what one hostile operator said, and the counts of each subject after it."""
+        session, operator = self.adapt(site, kind, draw)
+        return {'given': operator.given, 'rolled_back': session.counts['rolled_back'],
+                'after': [count(s.judged, session.delta) for s in site]}
+
+    def adapt(self, site: list[Subject], kind: str, draw: int = 0) -> tuple[Session, Operator]:
         """Return a session that an operator of some kind has taught on a site's first parts."""
-        rng = np.random.default_rng(zlib.crc32(f'{site[0].name}/{kind}'.encode()))
+        seed = f'{site[0].name}/{kind}' + (f'/{draw}' if draw else '')
+        rng = np.random.default_rng(zlib.crc32(seed.encode()))
         operator = Operator(kind, FEEDBACKS * (10 if kind == 'flooded' else 1), rng)
         session = Session(self.spec, self.engine, self.reference, self.settings, operator.time)
         operator.attend(session)

@@ -93,6 +93,9 @@ def notes(result: dict) -> list[str]:
     lines = [f'worst change on others {_points(result["others_worst_change"])} points, by one site '
              f'alone {_points(result["others_worst_site"])}; worst by hostile feedback '
              f'{_points(result["hostile_worst_change"])}']
+    draws = ', '.join(f'{who} {_points(min(changes))} .. {_points(max(changes))}'
+                      for who, changes in result['hostile_draws'].items() if None not in changes)
+    lines.append(f'recall by single draws of hostile feedback: {draws or "-"}; above are means')
     if result['trained_on_these']:
         lines.append('the model was trained on these subjects: nothing follows for other people')
     if result['constants_chosen_on_these']:

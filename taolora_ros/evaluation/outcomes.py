@@ -49,15 +49,16 @@ class Count:
 
 def summarise(sites: list[dict]) -> dict:
     """Return the figures over the rows of sites; changes are in points (per cent)."""
-    subjects = [(before, after, {who: h['after'][i] for who, h in site['hostile'].items()})
+    subjects = [(before, after, {who: [draw['after'][i] for draw in draws]
+                                 for who, draws in site['hostile'].items()})
                 for site in sites
                 for i, (before, after) in enumerate(zip(site['before'], site['after']))]
     before, after = (total(part) for part in list(zip(*subjects))[:2])
     others = [(total(site['others_before']), total(site['others_after'])) for site in sites]
     moved = {name: _both(others, name) for name in ('recall', 'specificity')}
     kinds = list(sites[0]['hostile'])
-    hostile = {who: points(before, total(h[who] for *_, h in subjects), 'recall')
-               for who in kinds}
+    hostile = {who: _draws(subjects, who) for who in kinds}
+    means = {who: mean(draws) for who, draws in hostile.items()}
     return {
         'sites': len(sites), 'subjects': len(subjects),
         'sites_with_feedback': sum(any(site['given'].values()) for site in sites),
@@ -77,11 +78,23 @@ def summarise(sites: list[dict]) -> dict:
                             for name in moved},
         'others_worst_change': worst(moved.values()),
         'others_worst_site': worst(points(*pair, name) for pair in others for name in moved),
-        'hostile_change': hostile,
-        'hostile_interval': {who: bootstrap(subjects, lambda drawn, who=who: points(
-            total(b for b, *_ in drawn), total(h[who] for *_, h in drawn), 'recall'))
-            for who in kinds},
-        'hostile_worst_change': worst(hostile.values())}
+        'hostile_change': means, 'hostile_draws': hostile,
+        'hostile_interval': {who: bootstrap(subjects, lambda drawn, who=who: mean(
+            _draws(drawn, who))) for who in kinds},
+        'hostile_worst_change': worst(means.values()),
+        'hostile_worst_draw': worst(change for draws in hostile.values() for change in draws)}
+
+
+def mean(changes: list[float | None]) -> float | None:
+    """Return the mean, None when nothing could be compared."""
+    return None if None in changes else float(np.mean(changes))
+
+
+def _draws(subjects: list[tuple], who: str) -> list[float | None]:
+    """Return the change of recall in points by each draw of one kind of hostile operator."""
+    before = total(b for b, *_ in subjects)
+    return [points(before, total(draw), 'recall')
+            for draw in zip(*(hostile[who] for *_, hostile in subjects))]
 
 
 def worst(changes: Iterable[float | None]) -> float | None:

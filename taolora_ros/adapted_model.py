@@ -1,0 +1,157 @@
+"""One model of a node that learns from feedback: its session, its threads and its checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taolora_ros.adaptation.checkpoint import load_checkpoint
+from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
+from taolora_ros.adaptation.reports import Outcome
+from taolora_ros.adaptation.saver import Saver
+from taolora_ros.adaptation.session import Session
+from taolora_ros.adaptation.settings import AdaptationSettings
+from taolora_ros.adaptation.settler import Settler
+from taolora_ros.spec import ModelSpec
+
+if TYPE_CHECKING:  # importing an engine brings torch with it
+    from taolora_ros.engine import Engine
+    from taolora_ros.feed import Feed
+
+PATIENCE = 5.0  # s that somebody who asks for a save waits for the disk
+SETTLE = 5.0    # s from the first feedback that is not saved yet to its save
+
+
+class AdaptedModel:
+    """The model in ``path``; session, settler and saver are there once adaptation was enabled.
+
+    Its checkpoint lies in the folder that ``place`` gives for its name. ``say(level, text)`` tells
+    what happens, ``report(session, outcome)`` what became of a feedback, in the settler's thread.
+    """
+
+    def __init__(self, path: Path, spec: ModelSpec, engine: Engine, place: Callable[[str], Path],
+                 say: Callable[[str, str], None], report: Callable[[Session, Outcome], None]):
+        self.path, self.spec, self.engine = path, spec, engine
+        self._say, self._report = say, report
+        self.feeds: list[Feed] = []
+        self.session: Session | None = None
+        self.settler: Settler | None = None
+        self.saver: Saver | None = None
+        self.problem = ''  # in words: why it cannot learn, or not be kept
+        self.failed = ''   # why the last save, or the last round of learning, failed
+        self._saved = 0    # updates that are in the checkpoint
+        self._since: float | None = None  # monotonic time of the first update that is not
+        self._consolidated: float | None = None  # time of the last consolidation that is in it
+        digest = head_digest(engine.read_weights('head.weight')['head.weight'])
+        self._key = f'{spec.name}-{spec.version}-{digest}'  # what a checkpoint was learnt for
+        self._folder = place(f'{path.stem}-{self._key}')
+
+    def apply(self, settings: AdaptationSettings) -> None:
+        """Let ``settings`` hold from now on."""
+        if settings.enabled and self.session is None:
+            self._open(settings)
+        if self.session is None:
+            return
+        self.session.settings = settings
+        for feed in self.feeds:
+            memory = self.session.memory(feed.name) if settings.enabled else None
+            with feed.lock:
+                feed.detector.memory = memory
+
+    def _open(self, settings: AdaptationSettings) -> None:
+        """Begin to learn, from where it was left off; or say why not."""
+        try:
+            weight = self.engine.read_weights('head.weight')['head.weight']
+            reference = load_reference(reference_path(self.path), self.spec, weight)
+            self.session = Session(self.spec, self.engine, reference, settings)
+        except ValueError as error:
+            self.problem = str(error)
+            self._say('error', f'{self.spec.name} cannot learn: {error}')
+            return
+        try:
+            loaded = load_checkpoint(self._folder, self._key)
+            if loaded:
+                self.session.load(loaded.layers)
+                self._say('info', f'{self.spec.name}: what was learnt until '
+                                  f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({self._folder})')
+        except Exception as error:  # whatever a damaged file leads to, it is kept, and told
+            self._say('error', f'{self.spec.name} begins anew: {error}; {self._put_aside()}')
+        self.settler = Settler(self.session, partial(self._report, self.session))
+        self.saver = Saver(self._folder, self._key)
+
+    def _put_aside(self) -> str:
+        """Rename the folder, whose contents cannot be used; return in words what became of it."""
+        aside = self._folder.with_name(f'{self._folder.name}.refused-{time.time_ns()}')
+        try:
+            self._folder.rename(aside)
+            return f'what there was is now in {aside}'
+        except OSError as error:
+            self.problem = f'{self._folder} stays as it is: {error}'
+            return self.problem
+
+    def tick(self, now: float) -> None:
+        """Save what is due at ``now`` (monotonic, s), and tell what failed."""
+        if self.session is None:
+            return
+        consolidated = self.session.last_consolidation != self._consolidated
+        if self.session.status()['updates'] == self._saved:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        if consolidated or self._since is not None and now - self._since >= SETTLE:
+            self._save()
+        if self.saver.error:
+            self._saved = -1  # nothing is known to be on the disk: try again
+        error = self.saver.error or self.settler.error
+        if error and self.failed != error:
+            self._say('error', error)
+        self.failed = error
+
+    def save(self) -> str:
+        """Save and wait; return in words where, or raise ValueError."""
+        if self.session is None:
+            raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
+        if not self.settler.flush(PATIENCE):
+            raise ValueError(f'feedback is still being learnt after {PATIENCE:g} s')
+        self._save()
+        if not self.saver.flush(PATIENCE):
+            raise ValueError(f'{self._folder}: not saved within {PATIENCE:g} s')
+        if self.saver.error:
+            raise ValueError(self.saver.error)
+        return f'saved in {self._folder}'
+
+    def _save(self) -> None:
+        status = self.session.status()
+        self._saved, self._since = status['updates'], None
+        self._consolidated = self.session.last_consolidation
+        self.saver.save(self.session.state(), status)
+
+    def forget(self) -> str:
+        """Take back what was learnt, on the disk too; return in words, or raise ValueError."""
+        if self.session is not None:
+            self.session.reset()
+            return f'taken back; {self.save()}'
+        if not self._folder.exists():
+            raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
+        try:
+            shutil.rmtree(self._folder)
+        except OSError as error:
+            raise ValueError(f'{self._folder}: {error}') from error
+        return f'taken back; {self._folder} is removed'
+
+    def close(self) -> None:
+        """Save what is not saved yet, and end both threads."""
+        if self.saver is None:
+            return
+        if not self.settler.close(PATIENCE):
+            self._say('error', f'{self.spec.name}: feedback given last is not learnt within '
+                               f'{PATIENCE:g} s, and lost')
+        if self.session.status()['updates'] != self._saved or self.saver.error:
+            self._save()
+        if not self.saver.close(PATIENCE) or self.saver.error:
+            self._say('error', self.saver.error or f'{self._folder}: not saved within '
+                                                   f'{PATIENCE:g} s')
