@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from taolora_ros.bench import soak
 from taolora_ros.bench.node import _judged
 from taolora_ros.bench.processes import Process
 from taolora_ros.bench.trouble import APART, EVERY, KINDS, trouble
-from taolora_ros.bench.whole_node import Heard, State, cost, decided
+from taolora_ros.bench.whole_node import Heard, State, cost, decided, engine_of
 from taolora_ros.cli import main
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
@@ -158,9 +159,11 @@ def test_ingest_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
 
 def test_node_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
     file = tmp_path / 'node.json'
-    assert main(['bench', 'node', '--seconds', '4', '--case', '2x100', '--json', str(file)]) == 0
+    assert main(['bench', 'node', '--seconds', '4', '--case', '2x100', '--device', 'cpu',
+                 '--engine', 'reference', '--json', str(file)]) == 0
     case, = json.loads(file.read_text())['cases']
     assert (case['streams'], case['rate_hz']) == (2, 100.0)
+    assert (case['engine'], case['engine_reason']) == ('reference on cpu', 'asked for')
     assert set(case['latency_ms']) == {'p50', 'p99', 'max'}
     assert case['service_ms']['max'] > 0 and case['idle_service_ms']['max'] > 0
     assert case['diagnostics_jitter_ms'] >= 0 and case['intake_break_ms'] > 0
@@ -168,6 +171,23 @@ def test_node_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
             'decisions_per_s', 'decisions_per_s_due', 'hop_s'} <= set(case)
     assert 0 < case['taken'] <= case['delivered'] <= case['sent']
     assert 'latency p50, p99' in capsys.readouterr().out
+
+
+def test_which_engine_runs_is_read_from_what_the_node_says():
+    said = ('[WARN] [1.2] [taolora]: engine mega cannot be used for imu_falls, the next one is: it '
+            'runs on a CUDA device, not on cpu\n'
+            '[INFO] [1.3] [taolora]: native on cpu: native 0.61 ms a window, reference 4.02 ms\n'
+            '[INFO] [1.4] [taolora]: ready: s0 (/s0/imu, imu_falls on native on cpu)\n')
+    assert engine_of(said) == ('native on cpu', 'native 0.61 ms a window, reference 4.02 ms')
+
+
+@pytest.mark.parametrize('option, complaint', [
+    ('device=cuda', 'no CUDA'), ('engine=fast', 'is not one of')])
+def test_node_measures_nothing_where_it_cannot_run_as_asked(ros, option, complaint, capsys):
+    if option == 'device=cuda' and torch.cuda.is_available():
+        pytest.skip('it can run on a GPU here')
+    assert main(['bench', 'node', f'--{option}']) == 2
+    assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('arguments, complaint', [

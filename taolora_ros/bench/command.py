@@ -44,6 +44,9 @@ def _add_node(bench: argparse.ArgumentParser) -> None:
                        help="seconds between windows; default: the model's")
     bench.add_argument('--case', metavar='STREAMSxHZ', action='append', type=_case,
                        help='such as 8x1000, may be repeated; default: 1x100, 1x1000 and 8x1000')
+    bench.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'),
+                       help='where the network runs (default auto)')
+    bench.add_argument('--engine', default='auto', help='engine to run it with (default auto)')
 
 
 def _add_cpu(bench: argparse.ArgumentParser) -> None:
@@ -126,7 +129,8 @@ def _ingest(args: argparse.Namespace, report) -> tuple[dict, object]:
 
 def _node(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import node
-    result = node.measure(args.seconds, args.hop, args.case or node.CASES, report)
+    result = node.measure(args.seconds, args.hop, args.case or node.CASES, report,
+                          {'device': args.device, 'engine': args.engine})
     return result, node.table(result)
 
 

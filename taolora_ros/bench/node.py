@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -16,12 +16,16 @@ CASES = ((1, 100.0), (1, 1000.0), (8, 1000.0))  # streams, Hz of each
 
 
 def measure(seconds: float, hop: float | None = None, cases: Sequence[tuple[int, float]] = CASES,
-            report: Callable[[int, int, str], None] = lambda *_: None) -> dict:
-    """Return what the node did with each of ``cases``; ``hop`` in s, by default the model's."""
+            report: Callable[[int, int, str], None] = lambda *_: None,
+            parameters: Mapping[str, str] | None = None) -> dict:
+    """Return what the node did with each of ``cases``; ``hop`` in s, by default the model's.
+
+    ``parameters`` of the node, such as device and engine.
+    """
     found, before = [], load()
     for i, (streams, rate) in enumerate(cases):
         report(i, len(cases), f'{streams} x {rate:g} Hz')
-        heard = run_node(streams, rate, seconds, hop, call=True)
+        heard = run_node(streams, rate, seconds, hop, call=True, parameters=parameters)
         found.append({'streams': streams, 'rate_hz': rate, **_judged(heard, streams, hop)})
     return {'cases': found, 'seconds': seconds, 'machine': machine(), 'load': [before, load()]}
 
@@ -42,7 +46,8 @@ def _judged(heard: Heard, streams: int, hop: float | None) -> dict:
     span = max(max(e) - min(e) for e in ends.values()) / NANOSECONDS + hop
     delivered = sum(heard.states[-1].messages.values())
     drops = {name: n for name, n in heard.states[-1].counts.items() if name in DROPS}
-    return {'hop_s': hop, 'latency_ms': _quantiles(latency),
+    return {'engine': heard.engine, 'engine_reason': heard.reason,
+            'hop_s': hop, 'latency_ms': _quantiles(latency),
             **_waits(heard, steady[0][2], max(arrival for *_, arrival in steady)),
             'cpu_percent': round(100 * cpu / passed, 1),
             'us_per_message': round(1e6 * cpu / messages, 1),
@@ -84,6 +89,7 @@ def table(result: dict) -> Table:
     for case in result['cases']:
         shown.add_column(f'{case["streams"]} x {case["rate_hz"]:g} Hz', justify='right')
     rows = {
+        'engine': lambda c: c['engine'],
         'latency p50, p99, max, ms': lambda c: _shown(c['latency_ms']),
         'parameter service p50, p99, max, ms': lambda c: _shown(c['service_ms']),
         '... without messages, ms': lambda c: _shown(c['idle_service_ms']),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from taolora_ros.anomaly import SUSTAIN
 from taolora_ros.bench.processes import PATIENCE, Process
 from taolora_ros.feed import SILENCE
+from taolora_ros.parameters import NODE
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
 
@@ -54,18 +56,23 @@ class Heard:
     calls: list[tuple[int, float]] = field(default_factory=list)
     sent: int = 0  # messages on all topics
     late: float = 0.0  # s the publisher was behind at worst
+    engine: str = ''   # 'native on cpu'
+    reason: str = ''   # how the node picked it, in its words
 
 
 def run_node(streams: int, rate: float, seconds: float, hop: float | None = None,
-             every_window: bool = True, call: bool = False) -> Heard:
+             every_window: bool = True, call: bool = False,
+             parameters: Mapping[str, str] | None = None) -> Heard:
     """Feed ``streams`` Imu topics at ``rate`` Hz each; return what the node said meanwhile.
 
     With ``every_window`` the threshold of anomalies is next to 0, so that each window is published;
-    with ``call``, its parameter service is called all the while.
+    with ``call``, its parameter service is called all the while. ``parameters`` are those of the
+    node itself, such as device.
     """
     names = stream_names(streams)
-    with running_node(names, hop, every_window) as (node, process):
+    with running_node(names, hop, every_window, parameters) as (node, process):
         heard = Heard()
+        heard.engine, heard.reason = engine_of(process.output())
         with (Process('taolora_ros.bench.caller', '/taolora', str(CALLS)) if call
               else nullcontext()) as caller:
             if caller:
@@ -87,8 +94,8 @@ def stream_names(streams: int) -> list[str]:
 
 
 @contextmanager
-def running_node(names: Sequence[str], hop: float | None = None, every_window: bool = False
-                 ) -> Iterator[tuple[object, Process]]:
+def running_node(names: Sequence[str], hop: float | None = None, every_window: bool = False,
+                 parameters: Mapping[str, str] | None = None) -> Iterator[tuple[object, Process]]:
     """Run the node as a process; give an rclpy node to listen with, and the process."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -97,7 +104,7 @@ def running_node(names: Sequence[str], hop: float | None = None, every_window: b
     node = rclpy.create_node('bench_listener', context=context)
     try:
         with Process('taolora_ros.node', '--ros-args', '-p', f'streams:=[{",".join(names)}]',
-                     *_parameters(names, hop, every_window)) as process:
+                     *_parameters(names, hop, every_window, parameters or {})) as process:
             process.wait_for('ready:')
             yield node, process
     finally:
@@ -112,14 +119,22 @@ def publisher(names: Sequence[str], rate: float, seconds: float, troubled: bool 
                    *['trouble'] * troubled)
 
 
-def _parameters(names: list[str], hop: float | None, every_window: bool) -> list[str]:
+def engine_of(said: str) -> tuple[str, str]:
+    """Return which engine runs on which device, and why, of what a node that is ready has said."""
+    engines = '|'.join(next(p.choices for p in NODE if p.name == 'engine'))
+    return re.search(rf'\b((?:{engines}) on \w+): (.+)', said).groups()
+
+
+def _parameters(names: Sequence[str], hop: float | None, every_window: bool,
+                own: Mapping[str, str]) -> list[str]:
     values = {'type': 'sensor_msgs/msg/Imu', 'model': 'imu_falls'}
     if hop is not None:
         values['hop'] = str(float(hop))
     if every_window:
         values['anomaly_threshold'] = '0.000001'  # 0 is not allowed
-    return [part for name in names for key, value in {'topic': f'/{name}/imu', **values}.items()
-            for part in ('-p', f'{name}.{key}:={value}')]
+    given = {f'{name}.{key}': value for name in names
+             for key, value in {'topic': f'/{name}/imu', **values}.items()}
+    return [part for name, value in {**own, **given}.items() for part in ('-p', f'{name}:={value}')]
 
 
 def _listen(node, process: Process, names: list[str], rate: float, seconds: float,
