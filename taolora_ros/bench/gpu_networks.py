@@ -39,7 +39,7 @@ def cases(batches) -> list[dict]:
 
     Variants are for the first batch alone.
     """
-    ways = (PEERS[0], *PLAIN, PEERS[1], *VARIANTS, 'reference')
+    ways = (PEERS[0], *PLAIN, *VARIANTS, PEERS[1], 'reference')
     return [{'part': 'networks', 'model': name, 'way': way,
              'batches': list(batches[:1] if way in VARIANTS else batches)}
             for way in ways for name in MODELS]
