@@ -39,9 +39,13 @@ def compiled(target: str) -> str:
     return as_markdown([['kernel', *compiling.COLUMNS], *compiling.summary(told)])
 
 
-def gpu_networks() -> str:
-    """Return what `taolora bench gpu --part networks` measured."""
-    told = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())['networks']
+def gpu_networks(name: str, alone: str = '') -> str:
+    """Return what `taolora bench gpu --part networks` measured, kept in a file.
+
+    ``alone`` is a network of which one window at a time is told, and nothing else.
+    """
+    told = [row for row in json.loads((RESULTS / name).read_text())['networks']
+            if not alone or (row['model'], row.get('batch')) == (alone, 1)]
     peers = {(row['model'], row['batch']): row['p50_us'] for row in told
              if row['way'] == PEERS[0] and 'p50_us' in row}
     rows = [['network, windows, way', 'p50, µs', 'p99, µs', 'on the device, µs', 'times faster',
@@ -108,8 +112,10 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([one_core(), gpu_networks(), gpu_layers(), compiled('sm_87'),
-                     compiled('sm_90'), counted(), projected()]), end='')
+    networks = [gpu_networks('bench_gpu_networks.json'),
+                gpu_networks('bench_gpu_networks_variants.json', 'ecg_beats')]
+    print('\n'.join([one_core(), *networks, gpu_layers(), compiled('sm_87'), compiled('sm_90'),
+                     counted(), projected()]), end='')
     return 0
 
 
