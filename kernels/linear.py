@@ -10,6 +10,9 @@ products, the A tile beside it the low-rank ones of the same numbers. Nothing be
 to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one to arrive adds
 the parts in their order, so that results do not depend on which that was.
 
+With READY the codes of V come from quantize.py, a byte each, and X is not read: for many rows,
+where each tile of outputs would round the same inputs again.
+
 LORA: 0 none, 1 always computed and added where the gate is open (the same time for any gate), 2
 left out by programs without an open token, 3 U = V' A was computed before, see quantize.py.
 
@@ -45,9 +48,10 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
          N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
          H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr,
          A_STEP: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-         SHIFT: tl.constexpr, ASM: tl.constexpr):
+         SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
     """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R)."""
     padded: tl.constexpr = (K // GROUPS + H - 1) // H * H
+    padded_k: tl.constexpr = (GROUPS * padded + 2 * H - 1) // (2 * H) * 2 * H
     scales = vectors + K * (3 if NORM else 1)
     column = tl.arange(0, BN)
     n = tile_n * BN + column
@@ -56,10 +60,15 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
     u = tl.zeros((BM, RANK), tl.float32)
     at = tile_n * BN * H + column[None, :] * H + tl.arange(0, H)[:, None]
     for block in range(first, last):
-        v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS, H,
-                                    NORM, ZERO)
-        v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K, GROUPS,
-                                    H, NORM, ZERO)
+        if READY:
+            q_at = x + row[:, None] * padded_k + 2 * block * H + tl.arange(0, H)[None, :]
+            q0 = tl.load(q_at, mask=row_ok[:, None], other=0)
+            q1 = tl.load(q_at + H, mask=row_ok[:, None], other=0)
+        else:
+            v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS,
+                                        H, NORM, ZERO)
+            v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K,
+                                        GROUPS, H, NORM, ZERO)
         packed = tl.load(codes + block * CODE_STEP + at).to(tl.int8, bitcast=True)
         low, high = nibbles(packed, ASM)
         if GROUPS == 1:
@@ -115,7 +124,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                   BN: tl.constexpr, CODE_STEP: tl.constexpr, A_STEP: tl.constexpr,
                   SPLIT: tl.constexpr, SHARES: tl.constexpr, NORM: tl.constexpr,
                   ZERO: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
-                  ASM: tl.constexpr, EARLY: tl.constexpr = False):
+                  READY: tl.constexpr, ASM: tl.constexpr, EARLY: tl.constexpr = False):
     """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
     wait_for_previous(EARLY)
     tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -126,7 +135,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
     opened = row_ok
     if LORA:
         opened = tl.load(gate + row, mask=row_ok, other=0) != 0
-    if NORM:
+    if NORM and not READY:
         mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
     blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
     each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
@@ -135,15 +144,15 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         if tl.max(opened.to(tl.int32), 0) > 0:
             total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
                             N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 1,
-                            SHIFT, ASM)
+                            SHIFT, READY, ASM)
         else:
             total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
                             N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 0,
-                            SHIFT, ASM)
+                            SHIFT, READY, ASM)
     else:
         total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K, N,
                         GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                        LORA == 1, SHIFT, ASM)
+                        LORA == 1, SHIFT, READY, ASM)
     rank = tl.arange(0, RANK)[None, :]
     if SPLIT == 1:
         if LORA == 3:
@@ -181,7 +190,10 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                   residual: Tensor | None = None, u: Tensor | None = None, gelu: bool = False,
                   lora: int = 1, block_m: int = 16, split: int = 1, warps: int = 4,
                   stages: int = 3) -> Launch:
-    """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R)."""
+    """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R).
+
+    ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it.
+    """
     rows, tiles = len(x), weights.tiles
     split = min(split, weights.blocks)
     grid = (ceil_div(weights.n, tiles.block_n), ceil_div(rows, block_m), split)
@@ -196,7 +208,7 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
         'parts': parts, 'arrived': arrived, 'rows': rows}, {
         **weights.constants, 'BM': block_m, 'SPLIT': split,
         'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
-        'ASM': not interpreted()}, warps, stages)
+        'READY': x.dtype == torch.int8, 'ASM': not interpreted()}, warps, stages)
 
 
 def linear_reference(x: Tensor, gate: Tensor, codes: Tensor, w_scale: Tensor, x_inv: Tensor,

@@ -1,11 +1,13 @@
 """Quantise and pack activations, and take them through the low-rank A, without the product.
 
-    codes (M, blocks, H) uint8: low nibble the first half-block of a K block, high the second, each
-    Q4(V) plus the zero point (8 where there is none), so that all are 0..15;
+    codes (M, blocks, H) uint8, packed: low nibble the first half-block of a K block, high the
+    second, each Q4(V) plus the zero point (8 where there is none), so that all are 0..15; or
+    codes (M, blocks, 2, H) int8: Q4(V) itself, a byte each;
     U = [V - Q4(V), V] A, (shares, M, R) float32: the parts to add up;       V = norm X or X
 
-For what needs them apart from the product: a product without tensor cores (gemv.py), a stream of
-its own for the transient path. A program takes BM rows and one of SPLIT shares of the K blocks.
+For what needs them apart from the product: a product without tensor cores (gemv.py), one for many
+rows (linear.py), a stream of its own for the transient path. A program takes BM rows and one of
+SPLIT shares of the K blocks.
 
 Moved at least: 4 M K + 4 K + M K / 2 (packing) or 2 parts K R + 4 M R SPLIT (low rank) bytes.
 """
@@ -29,7 +31,7 @@ NO_ZERO = 8  # added to symmetric codes, so that they are not negative
 def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.constexpr,
                     RANK: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr,
                     A_STEP: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr,
-                    ZERO: tl.constexpr):
+                    ZERO: tl.constexpr, PACKED: tl.constexpr):
     """Take BM rows through a share of the K blocks; None for codes or u leaves that out."""
     tile, share = tl.program_id(0), tl.program_id(1)
     row = tile * BM + tl.arange(0, BM)
@@ -48,9 +50,14 @@ def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.c
         v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K, GROUPS,
                                     H, NORM, ZERO)
         if codes is not None:
-            packed = (q0 + offset) | ((q1 + offset) << 4)
-            tl.store(codes + row[:, None] * blocks * H + block * H + k[None, :],
-                     packed.to(tl.uint8, bitcast=True), mask=row_ok[:, None])
+            at = row[:, None] * blocks * H + block * H
+            if PACKED:
+                packed = (q0 + offset) | ((q1 + offset) << 4)
+                tl.store(codes + at + k[None, :], packed.to(tl.uint8, bitcast=True),
+                         mask=row_ok[:, None])
+            else:
+                tl.store(codes + 2 * at + k[None, :], q0, mask=row_ok[:, None])
+                tl.store(codes + 2 * at + H + k[None, :], q1, mask=row_ok[:, None])
         if u is not None:
             start = a + block * A_STEP
             total = add_low_rank(total, v0, d0, start, RANK, H, PARTS)
@@ -63,13 +70,17 @@ def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.c
 
 def quantize_launch(x: Tensor, weights: LayerWeights, codes: Tensor | None, u: Tensor | None,
                     block_m: int = 16, warps: int = 4) -> Launch:
-    """Return the launch into codes (M, blocks * H) uint8 and u (shares, M, R), or one of them."""
+    """Return the launch into codes and u (shares, M, R), or one of them.
+
+    Codes are (M, blocks * H) uint8 or (M, blocks * 2 H) int8.
+    """
     split = 1 if u is None else len(u)
     kept = {name: value for name, value in weights.constants.items()
             if name not in ('N', 'NB', 'BN', 'CODE_STEP', 'SHIFT')}
     return Launch(quantize_kernel, (ceil_div(len(x), block_m), split), {
         'x': x, 'a': weights.a, 'vectors': weights.vectors, 'codes': codes, 'u': u,
-        'rows': len(x)}, {**kept, 'BM': block_m, 'SPLIT': split}, warps)
+        'rows': len(x)}, {**kept, 'BM': block_m, 'SPLIT': split,
+                          'PACKED': codes is None or codes.dtype == torch.uint8}, warps)
 
 
 def quantize_reference(x: Tensor, x_inv: Tensor, x_zero: int | None, groups: int, half: int

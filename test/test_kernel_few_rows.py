@@ -13,16 +13,18 @@ def arranged(case, tiles=None):
         return tensor.to(case.device)
 
     return arrange(*map(move, (case.codes, case.scale, case.inverse)), case.zero,
-                   *map(move, (case.a, case.b, case.bias)), shift=case.shift,
+                   *map(move, (case.a, case.b, case.bias)),
+                   norm=case.norm and tuple(map(move, case.norm)), shift=case.shift,
                    tiles=tiles or Tiles(32, 32))
 
 
-def prepared(case, weights, shares):
-    """Return packed codes (M, blocks * H) and U (shares, M, R), both poisoned before."""
+def prepared(case, weights, shares, packed=True):
+    """Return codes (M, blocks * H), or twice that, and U (shares, M, R), poisoned before."""
     from taolora_ros.kernels.quantize import quantize_launch
     rows = len(case.x)
-    codes = torch.full((rows, weights.blocks * weights.tiles.half), 255, dtype=torch.uint8,
-                       device=case.device)
+    size = weights.blocks * weights.tiles.half
+    codes = torch.full((rows, size if packed else 2 * size), 85, device=case.device,
+                       dtype=torch.uint8 if packed else torch.int8)
     u = torch.full((shares, rows, weights.rank), torch.nan, device=case.device)
     quantize_launch(case.x.to(case.device), weights, codes, u)()
     return codes, u
@@ -43,6 +45,21 @@ def test_codes_and_low_rank_products(kernels, m, k, options):
     read = torch.cat([dropped, x], 1) if len(a) > k else x
     assert error(u.sum(0).cpu().double()[:, :6], read @ a) < 1e-5
     assert (u[:, :, 6:] == 0).all()
+
+
+@pytest.mark.parametrize('m, k, n, block_m, options', [
+    (70, 200, 45, 64, {'zero': 5}), (33, 96, 130, 32, {'groups': 3}),
+    (17, 131, 65, 16, {'norm': True})])
+def test_product_of_codes_made_before(kernels, m, k, n, block_m, options):
+    from taolora_ros.kernels.linear import linear_launch
+    case = Case(kernels, m, k, n, 9, **options)
+    weights = arranged(case)
+    codes, u = prepared(case, weights, 2, packed=False)
+    gate = case.gate.to(torch.uint8).to(kernels)
+    out = torch.full((m, n), torch.nan, device=kernels)
+    linear_launch(codes, weights, gate, out, case.x0.to(kernels), u, gelu=True, lora=3,
+                  block_m=block_m)()
+    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
 
 
 @pytest.mark.parametrize('m, k, n, options', [

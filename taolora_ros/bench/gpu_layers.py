@@ -48,13 +48,15 @@ def shapes(rows: int, size: int) -> Iterator[Shape]:
             yield Shape('fused', 64, block_n, block_m, split)
     yield Shape('fused', 32, 64, block_m, 1, 8)
     yield Shape('fused', 64, 64, block_m, 1, 4, zipper=False)
-    if rows >= 64:
-        yield Shape('fused', 64, 64, 32, 1, 8)
-    if size >= 768:
-        for split in sorted({1, min(blocks, 8)}):
-            yield Shape('two kernels', 64, 64 if size <= 1024 else 128, block_m, split, 8)
     if rows <= 64:
         yield Shape('fused', 64, 32, 16, min(blocks, 4), 2)
+    if rows >= 64:
+        yield Shape('two kernels', 64, 64, 64, 1, 4)
+        yield Shape('two kernels', 64, 128, 64, 1, 8)
+    if rows >= 256:
+        yield Shape('two kernels', 64, 128, 128, 1, 8)
+    if size >= 768:
+        yield Shape('two kernels', 64, 64, block_m, min(blocks, 8), 8)
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
 
@@ -81,14 +83,16 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
     if shape.kind == 'fused':
         return [linear_launch(x, arranged, gate, out, block_m=shape.block_m, split=shape.split,
                               warps=shape.warps)]
-    u = torch.empty(min(8, arranged.blocks), len(x), arranged.rank, device=x.device)
-    codes = None
+    shares = min(8 if len(x) <= 64 else 2, arranged.blocks)
+    u = torch.empty(shares, len(x), arranged.rank, device=x.device)
     if shape.kind == 'few rows':
         codes = torch.empty(len(x), arranged.blocks * shape.half, dtype=torch.uint8,
                             device=x.device)
         product = gemv_launch(codes, arranged, gate, out, u)
     else:
-        product = linear_launch(x, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
+        codes = torch.empty(len(x), 2 * arranged.blocks * shape.half, dtype=torch.int8,
+                            device=x.device)
+        product = linear_launch(codes, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
                                 split=shape.split, warps=shape.warps)
     return [quantize_launch(x, arranged, codes, u), product]
 
