@@ -199,7 +199,8 @@ def test_missing_triton_is_one_warning_and_the_next_engine(monkeypatch, caplog):
     for name in ENGINES:
         monkeypatch.setitem(sys.modules, f'taolora_ros.engine.{name}', None)
     monkeypatch.setattr(choice, 'ROUNDS', 1)
-    monkeypatch.setattr(choice, 'ReferenceEngine', lambda model, device: ReferenceEngine(model, 'cpu'))
+    monkeypatch.setattr(choice, 'ReferenceEngine',
+                        lambda model, device: ReferenceEngine(model, 'cpu'))
     model = load_model(find_model('imu_falls'))
     with caplog.at_level(logging.WARNING):
         engine = choice._fastest(model, 'cuda')
