@@ -1,8 +1,8 @@
 """What a node's models learn from feedback, each for all streams that it runs; no ROS in here.
 
-    feedback ─► the session of its event's model ─► engine          any thread, before the next window
-    settler  ─► what feedback asks for, solved ─► engine            a thread for each model
-    tick     ─► checkpoint                                          once a second
+    feedback ─► the session of its event's model ─► engine        any thread, before the next window
+    settler  ─► what feedback asks for, solved ─► engine          a thread for each model
+    tick     ─► checkpoint                                        once a second
 """
 
 from __future__ import annotations

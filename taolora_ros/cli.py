@@ -275,7 +275,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
                              'NAME.fp32.safetensors beside it')
     parser.add_argument('--steps', type=int, help='optimiser steps')
     parser.add_argument('--tune', type=int, metavar='STEPS',
-                        help='steps of tuning the INT4 network after the closed-form fit; 0 for none')
+                        help='steps of tuning the INT4 network after the closed-form fit; 0: none')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
     parser.add_argument('--leave-out', metavar='NAME[,NAME]',

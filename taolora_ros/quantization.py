@@ -188,5 +188,5 @@ def grouped_matmul(q: Tensor, codes: Tensor, w_scale: Tensor) -> Tensor:
 
 def lora_loss(task_loss: Tensor, weight: Tensor, quantized: Tensor, a: Tensor, b: Tensor,
               weight_of_fit: float) -> Tensor:
-    """Return L = L_task + lambda ||(W - Q4(W)) - A B||_F, all matrices (K, N) (METHOD section 3)."""
+    """Return L = L_task + lambda ||(W - Q4(W)) - A B||_F, matrices (K, N) (METHOD section 3)."""
     return task_loss + weight_of_fit * torch.linalg.norm((weight - quantized) - a @ b)

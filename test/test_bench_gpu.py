@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -168,6 +169,22 @@ def test_all_is_compiled_before_in_several_processes(worker, monkeypatch):
     assert [row['note'] for row in told['failed']] == ['failed: RuntimeError: no such kernel']
     assert gpu.compile_all(todo, 0.0, lambda *told: None)['failed'] == [
         {**case, 'note': gpu.SKIPPED} for case in todo]
+
+
+@pytest.mark.parametrize('capability', [(8, 7), (9, 0)])
+def test_what_is_compiled_before_is_what_the_gpu_launches(monkeypatch, capability):
+    pytest.importorskip('triton')
+    from taolora_ros.kernels.launch import Launch
+    compiled = []
+    monkeypatch.setattr(Launch, 'compile', lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties',
+                        lambda device: SimpleNamespace(multi_processor_count=8))
+    for way, begins_early in (('fused', capability >= (9, 0)), ('streams', False),
+                              ('fused, one kernel after the other', False)):
+        compiled.clear()
+        gpu_networks.compile_case({'model': 'ecg_beats', 'way': way, 'batches': [1]})
+        assert {one.early for one in compiled if one.name != 'patches_kernel'} == {begins_early}
 
 
 def test_variants_are_for_the_first_batch_alone_and_peers_come_first():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from test_kernel_linear import Case, error
 
@@ -60,6 +61,18 @@ def test_product_of_codes_made_before(kernels, m, k, n, block_m, options):
     linear_launch(codes, weights, gate, out, case.x0.to(kernels), u, gelu=True, lora=3,
                   block_m=block_m)()
     assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
+
+
+@pytest.mark.parametrize('block_n', [16, 64, 128])
+def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels, block_n):
+    from taolora_ros.kernels.layout import Tiles
+    n = int(torch.randint(1, 300, ()))
+    case = Case(kernels, 1, 40, n, 9)
+    weights = arranged(case, Tiles(32, block_n))
+    weights.load_lora(case.a.to(kernels), -case.b.to(kernels))
+    room = weights.b.shape[1] - n
+    assert 0 <= room < max(64, block_n) and (n + room) % max(64, block_n) == 0  # 64: of join.py
+    assert torch.equal(weights.b.cpu(), -F.pad(case.b, (0, room, 0, 16 - 9)))
 
 
 @pytest.mark.parametrize('m, k, n, options', [

@@ -168,6 +168,8 @@ def test_the_thread_goes_on_after_a_failure_and_tells_it(monkeypatch):
         assert settler.flush(60)
     assert not heard[0].learnt and 'no room' in heard[0].reason and settler.error == ''
     assert world.session.status()['replay'] == 1  # what is not learnt is not kept
+    np.testing.assert_array_equal(world.session.delta, world.session._head.settled)
+    assert in_the_engine(world)  # nor leant towards any more
     world.session.feedback(name, False)
     assert settler.flush(60) and heard[1].learnt and settler.close(60)
 

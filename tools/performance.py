@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """
-Print the tables of docs/performance.md: one window on a core, networks and layers on a GPU and
-what kernels take, as kept in docs/results/, and the projection on Jetson Orins with its default assumptions.
+Print the tables of docs/performance.md: one window on a core, networks and layers on a GPU and what
+kernels take, as kept in docs/results/, and the projection on Jetson Orins with its default
+assumptions.
 
     tools/performance.py
 """

@@ -17,9 +17,9 @@ truth. With a the mean shift of the reference's events minus that of its other t
 
     odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
 
-F tells whether earlier feedback foretells later: with s the shift of a feedback's z, in the direction
-that it asks for, by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who guesses cannot
-be foretold; who is consistently wrong can, so F never adds to the trust.
+F tells whether earlier feedback foretells later: with s the shift of a feedback's z, in the
+direction that it asks for, by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who
+guesses cannot be foretold; who is consistently wrong can, so F never adds to the trust.
 
 Where the odds are not better than three to two, learning stays as small as ``doubtful_shift``.
 """

@@ -3,8 +3,8 @@
     delta  (D + 1, K)  change of weights and bias       settled  delta without what leans
     base   rank 8: exact for up to 8 classes            micro    rank 2
 
-New weights are copied into the engine's between two windows; while ``active`` is false it decides as
-it was shipped.
+New weights are copied into the engine's between two windows; while ``active`` is false it decides
+as it was shipped.
 """
 
 from __future__ import annotations

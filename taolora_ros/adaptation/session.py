@@ -176,7 +176,9 @@ class Session:
             except Exception as error:  # whatever it is, it is told, and the next may succeed
                 with self._lock:
                     replay.settled(key, example)
-                    return self._refuse('failed', f'it cannot be learnt: {error!r}', key)
+                    refused = self._refuse('failed', f'it cannot be learnt: {error!r}', key)
+                    self._lean()
+                    return refused
 
     def _settle(self, replay: Replay, key: str, example: Example) -> Outcome:
         """Learn one example, or undo what it did when it does harm."""

@@ -1,4 +1,4 @@
-"""Learning while the network runs: a thread settles what a session was told, nobody waits for it."""
+"""Learning while the network runs: a thread settles what was told, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PERIOD = 1.0  # s between two looks at whether it is time to consolidate
 class Settler:
     """Settle the feedback of one session soon after ``wake``; ``report`` hears what became of each.
 
-    It consolidates, too. ``report`` is called in its thread; ``error`` is why the last round failed,
-    '' when it did not. To be closed in the end.
+    It consolidates, too. ``report`` is called in its thread; ``error`` is why the last round
+    failed, '' when it did not. To be closed in the end.
     """
 
     def __init__(self, session: Session, report: Callable[[Outcome], None]):

@@ -63,6 +63,8 @@ def compile_case(case: dict) -> None:
         return
     name, options = {**PLAIN, **VARIANTS}[way]
     options = {key: value for key, value in options.items() if key != 'zero_copy'}
+    if name == 'fused':  # which is made on a CPU here, and would not look at the GPU
+        options.setdefault('early', torch.cuda.get_device_capability() >= (9, 0))
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
     for batch in sorted({*EARLY, *case['batches']}):

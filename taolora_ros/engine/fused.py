@@ -33,10 +33,10 @@ class FusedEngine(GraphEngine):
                  split: int | None = None, mlp: int = 0, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
-        ``split`` programs share the inputs of a tile of the MLP's second layer, None: 4 where
-        there are few rows. With ``mlp`` the MLP is one kernel, of which a program makes so many
-        hidden numbers. ``early`` lets a kernel begin while the one before ends, None: where the
-        GPU can.
+        ``split`` programs share the inputs of a tile of each linear; None: 4 share those of the
+        MLP's second layer where there are few rows. With ``mlp`` the MLP is one kernel, of which a
+        program makes so many hidden numbers. ``early`` lets a kernel begin while the one before
+        ends, None: where the GPU can.
         """
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)

@@ -65,9 +65,9 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
              only: frozenset[str] | None = None) -> dict:
     """Return the figures over all units below ``data`` that some candidate was not trained on.
 
-    With several ``candidates``, each judges what its own training left out. Where one was trained on
-    all of it, that is judged, and said. ``only`` names the subjects to keep. Raise ValueError for
-    data or models that cannot be used.
+    With several ``candidates``, each judges what its own training left out. Where one was trained
+    on all of it, that is judged, and said. ``only`` names the subjects to keep. Raise ValueError
+    for data or models that cannot be used.
     """
     settings = settings or AdaptationSettings()
     settings = settings.changed(enabled=True)

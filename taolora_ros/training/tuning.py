@@ -155,7 +155,7 @@ def _residual(network: TaoNetwork, name: str, layer: TaoLinear) -> tuple[Tensor,
 
 
 def _distance(wanted: tuple, got: tuple, gates: Tensor) -> Tensor:
-    """Return how far the answers (logits, offset, rebuilt) are apart; transient tokens weigh more."""
+    """Return how far answers (logits, offset, rebuilt) are apart; transient tokens weigh more."""
     weight = torch.where(gates, 2.0, 1.0)
     logits = F.kl_div(got[0].log_softmax(-1), wanted[0].log_softmax(-1), reduction='none',
                       log_target=True).sum(-1)
