@@ -192,8 +192,11 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                   stages: int = 3) -> Launch:
     """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R).
 
-    ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it.
+    ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it; raise
+    ValueError for another ``lora`` then.
     """
+    if x.dtype == torch.int8 and lora not in (0, 3):
+        raise ValueError(f'lora: {lora}, with codes made before it must be 0 or 3')
     rows, tiles = len(x), weights.tiles
     split = min(split, weights.blocks)
     grid = (ceil_div(weights.n, tiles.block_n), ceil_div(rows, block_m), split)

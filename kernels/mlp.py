@@ -21,7 +21,7 @@ from torch import Tensor
 from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.tile import add_down, hidden_sums
-from taolora_ros.kernels.window_layout import WindowWeights
+from taolora_ros.kernels.window_layout import WindowWeights, check_tiles
 
 
 @triton.jit(do_not_specialize=['rows'])
@@ -64,8 +64,10 @@ def mlp_launch(x: Tensor, weights: WindowWeights, block: int, gate: Tensor, bloc
                warps: int = 4, stages: int = 2) -> Launch:
     """Return the launch of a block's MLP on X (M, D), in place; ``gate`` (M,) uint8.
 
-    There are as many shares as ``weights.pairs`` makes parts of the hidden layer.
+    There are as many shares as ``weights.pairs`` makes parts of the hidden layer. Raise ValueError
+    for tiles that the kernel cannot take.
     """
+    check_tiles(weights.width, block_m)
     width, hidden, place = weights.width, weights.hidden, x.device
     tiles, shares = ceil_div(len(x), block_m), hidden // (2 * weights.pairs)
     codes, factors, vectors = weights.of_block(block)

@@ -33,7 +33,7 @@ from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.patches import embed
 from taolora_ros.kernels.tile import (add_down, add_outer, hidden_sums, meet, mixed, normed,
                                       store_inner)
-from taolora_ros.kernels.window_layout import WindowWeights
+from taolora_ros.kernels.window_layout import WindowWeights, check_tiles
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
     anomaly one behind the other. Raise ValueError for sizes that the kernel cannot take.
     """
     width, tokens = weights.width, constants['T']
-    check_sizes(weights, constants['E'], block_m)
+    check_tiles(weights.width, block_m)
     batch, tiles, power = len(gates) // tokens, ceil_div(tokens, block_m), triton.next_power_of_2
     size, columns = power(constants['C']), power(constants['Y'])
     fixed = {**constants, 'KINDS': weights.kinds, 'D': width, 'S': weights.hidden,
@@ -145,14 +145,3 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
     steps = [(0, count)] if persistent else [(i, i + 1) for i in range(count)]
     return [Launch(window_kernel, (tiles, batch), {**arguments, 'begin': begin, 'end': end}, fixed,
                    warps, stages) for begin, end in steps]
-
-
-def check_sizes(weights: WindowWeights, head: int, block_m: int) -> None:
-    """Raise ValueError naming what the kernel of a window cannot take."""
-    width = weights.width
-    if width < 64 or width & (width - 1):
-        raise ValueError(f'width: {width} is not a power of two from 64')
-    if head < 16 or head & (head - 1):
-        raise ValueError(f'size of a head: {head} is not a power of two from 16')
-    if block_m not in (16, 32) and not interpreted():
-        raise ValueError(f'block_m: {block_m} is not 16 or 32')

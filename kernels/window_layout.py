@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taolora_ros.kernels.launch import interpreted
 from taolora_ros.kernels.layout import padded_rank
 from taolora_ros.quantization import TaoLinear
 
@@ -83,6 +84,8 @@ def window_weights(blocks: Sequence[nn.Module], head: int, pairs: int, device: t
     width, hidden = blocks[0].up.in_features, blocks[0].up.out_features
     taps = max((conv.kernel_size[0] for conv in map(convolution, blocks) if conv is not None),
                default=1)
+    if head < 16 or head & (head - 1):
+        raise ValueError(f'size of a head: {head} is not a power of two from 16')
     if hidden % (2 * pairs):
         raise ValueError(f'hidden width: {hidden} is no multiple of {2 * pairs}')
     apart = {'inner': head // 2, 'outer': width // 2, 'up': pairs, 'down': width // 2}
@@ -100,6 +103,14 @@ def window_weights(blocks: Sequence[nn.Module], head: int, pairs: int, device: t
         for name, layer in parts.items():
             weights.load_lora(i, name, layer.lora_a.detach(), layer.lora_b.detach())
     return weights
+
+
+def check_tiles(width: int, block_m: int) -> None:
+    """Raise ValueError naming what the kernels of such tiles cannot take."""
+    if width < 64 or width & (width - 1):
+        raise ValueError(f'width: {width} is not a power of two from 64')
+    if block_m not in (16, 32) and not interpreted():
+        raise ValueError(f'block_m: {block_m} is not 16 or 32')
 
 
 def convolution(block: nn.Module) -> nn.Conv1d | None:

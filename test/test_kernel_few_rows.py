@@ -75,6 +75,16 @@ def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels, blo
     assert torch.equal(weights.b.cpu(), -F.pad(case.b, (0, room, 0, 16 - 9)))
 
 
+def test_codes_made_before_have_no_low_rank_product_left_to_make(kernels):
+    from taolora_ros.kernels.linear import linear_launch
+    case = Case(kernels, 5, 64, 40, 3)
+    weights = arranged(case)
+    codes, _ = prepared(case, weights, 1, packed=False)
+    gate, out = case.gate.to(torch.uint8).to(kernels), torch.empty(5, 40, device=kernels)
+    with pytest.raises(ValueError, match='lora: 1, with codes made before it must be 0 or 3'):
+        linear_launch(codes, weights, gate, out)
+
+
 @pytest.mark.parametrize('m, k, n, options', [
     (1, 200, 45, {'zero': 5}), (3, 96, 33, {'groups': 3}),
     (2, 64, 7, {'groups': 2, 'shift': True})])

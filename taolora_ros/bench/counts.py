@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from taolora_ros.model_file import Model
 
 TILE = 16      # tokens of one program
+SHARES = 4     # of the inputs of the MLP's second layer, where there is one window
 FINE = 2       # products that a low-rank one is made of, see kernels/int4.py
 THREE = 3      # and a float32 one on tensor cores (tf32x3), at half the rate of float16
 
@@ -46,12 +47,14 @@ def count_window(model: Model, engine: str) -> Counts:
     ends = sum(m.weight.numel() for m in (network.embed, network.head, network.squeeze,
                                           network.rebuild))
     full = 2 * tokens * (ends + attentions * 2 * tokens * width)
-    between = {  # X, inner, mixed, hidden, each written and read by the kernels that follow
-        'fused': 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears),
+    layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
+    rank = max(r for _, _, r, _ in linears)
+    between = {  # fused: and the shares of the MLP's second layer
+        'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,
         'mega': 4 * tokens * blocks * width * (3 + 3 * (tokens // TILE)),  # X stays in registers
         'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
-    between['streams'] = between['fused'] + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
-    between['fp16'] = between['fused'] // 2
+    between['streams'] = layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
+    between['fp16'] = layers // 2
     launches = {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
                 'streams': 2 + blocks + 3 * len(linears),
                 'fp16': 2 + blocks * 7 + 5 * len(linears)}[engine]

@@ -78,12 +78,10 @@ class FusedEngine(GraphEngine):
             x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
             buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding,
             self._rows(0)))
-        return overlapped(steps) if self._overlaps() else steps
-
-    def _overlaps(self) -> bool:
-        if self._early is None:
-            return self._cuda and torch.cuda.get_device_capability(self._device) >= (9, 0)
-        return self._early
+        early = self._early
+        if early is None:
+            early = self._cuda and torch.cuda.get_device_capability(self._device) >= (9, 0)
+        return overlapped(steps) if early else steps
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:

@@ -9,9 +9,10 @@ from taolora_ros.engine.fused import FusedEngine
 from taolora_ros.engine.graph import Fork
 from taolora_ros.kernels.join import join_launch
 from taolora_ros.kernels.launch import Launch
-from taolora_ros.kernels.layout import LayerWeights
+from taolora_ros.kernels.layout import LayerWeights, Tiles
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.quantize import quantize_launch
+from taolora_ros.model_file import Model
 
 
 class StreamsEngine(FusedEngine):
@@ -19,8 +20,13 @@ class StreamsEngine(FusedEngine):
 
     name = 'streams'
 
-    def _overlaps(self) -> bool:
-        return False  # what runs side by side is joined by events
+    def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
+                 block_m: int | None = None, zero_copy: bool | None = None, check: bool = True,
+                 programs: int | None = None):
+        """Take the shape of tiles; the rest as for all GPU engines."""
+        # What runs side by side is joined by events: no kernel begins early.
+        super().__init__(model, device, tiles, block_m, early=False, zero_copy=zero_copy,
+                         check=check, programs=programs)
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
