@@ -126,7 +126,8 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
                  biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3') -> Launch:
+                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3',
+                 block_d: int = 32, warps: int = 4) -> Launch:
     """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
@@ -138,8 +139,8 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': 32, 'BY': max(power(columns), 16), 'BC': room,
-        'PRECISION': precision})
+        'BM': block_m, 'BD': block_d, 'BY': max(power(columns), 16), 'BC': room,
+        'PRECISION': precision}, warps)
 
 
 def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,

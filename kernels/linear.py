@@ -27,10 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled, wait_for_previous
+from taolora_ros.kernels.int4 import gelu, nibbles, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
-from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
+from taolora_ros.kernels.rows import add_low_rank, expanded, norm_statistics, quantized_half
 from taolora_ros.quantization import grouped_matmul, quantize_activation
 
 
@@ -105,9 +105,7 @@ def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: 
         total = scaled(total, tl.load(scales + n, mask=n_ok, other=0.0)[None, :], SHIFT)
     y = total + tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)[None, :]
     if LORA:
-        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * NB + n[None, :])
-        added = fine_dot(u, b_tile, tl.zeros_like(y))
-        y += tl.where(opened[:, None], added, 0.0)
+        y += tl.where(opened[:, None], expanded(u, b, n, NB, RANK), 0.0)
     if GELU:
         y = gelu(y)
     at = row[:, None] * N + n[None, :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from taolora_ros.kernels.int4 import fine_dot, round_clamp
+from taolora_ros.kernels.int4 import fine, fine_pair, round_clamp
 
 EPS = tl.constexpr(1e-5)  # of the norm, as in torch
 WHOLE = tl.constexpr(128)  # numbers of a row that are loaded at once
@@ -71,7 +71,19 @@ def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROU
 @triton.jit
 def add_low_rank(u, value, dropped, a, RANK: tl.constexpr, H: tl.constexpr, PARTS: tl.constexpr):
     """Add to u (BM, R) the product of one half-block with its rows of A, which start at a."""
-    at = tl.arange(0, H)[:, None] * RANK + tl.arange(0, RANK)[None, :]
+    r = tl.arange(0, RANK)[None, :]
     if PARTS == 2:
-        u = fine_dot(dropped, tl.load(a + at), u)
-    return fine_dot(value, tl.load(a + (PARTS - 1) * 2 * H * RANK + at), u)
+        k = tl.arange(0, 4 * H)[:, None]
+        factors = tl.load(a + (k // 4 + k % 4 // 2 * 2 * H) * RANK + r)
+        u = tl.dot(fine_pair(dropped, value), factors, u)
+    else:
+        k = tl.arange(0, 2 * H)[:, None]
+        u = tl.dot(fine(value), tl.load(a + k // 2 * RANK + r), u)
+    return u
+
+
+@triton.jit
+def expanded(u, b, n, columns, RANK: tl.constexpr):
+    """Return U B (BM, N), in the columns n of B, which lie ``columns`` a row."""
+    r = tl.arange(0, 2 * RANK)[:, None] // 2
+    return tl.dot(fine(u), tl.load(b + r * columns + n[None, :]))

@@ -12,7 +12,7 @@ from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
-from taolora_ros.kernels.launch import Launch, interpreted, overlapped
+from taolora_ros.kernels.launch import Launch, interpreted
 from taolora_ros.kernels.layout import LayerWeights, Tiles
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.mlp import mlp_launch
@@ -41,7 +41,11 @@ class FusedEngine(GraphEngine):
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
         self._block_m, self._lora, self._warps = block_m, lora, warps
-        self._split, self._mlp, self._early = split, mlp, early
+        self._split, self._mlp = split, mlp
+        if early is None:
+            early = (device == 'cuda' and not interpreted()
+                     and torch.cuda.get_device_capability() >= (9, 0))
+        self._early = early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
@@ -52,8 +56,8 @@ class FusedEngine(GraphEngine):
         self._window = window_weights(model.network.blocks, shape.width // shape.heads,
                                       self._mlp // 2, self._device) if self._mlp else None
 
-    def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
-        """Return what runs a batch of the size of ``buffers``, in order."""
+    def _steps(self, buffers: Buffers) -> Sequence[Launch | Fork]:
+        """Return the launches of embedding, blocks and heads."""
         spec, ends = self._model.spec, self._ends
         width, rows = spec.network.width, len(buffers.gates)
 
@@ -78,10 +82,7 @@ class FusedEngine(GraphEngine):
             x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
             buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding,
             self._rows(0)))
-        early = self._early
-        if early is None:
-            early = self._cuda and torch.cuda.get_device_capability(self._device) >= (9, 0)
-        return overlapped(steps) if early else steps
+        return steps
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
