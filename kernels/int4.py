@@ -77,33 +77,33 @@ def scaled(total, scale, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def halves(x):
-    """Return float32 x as the sum of two float16.
+def fine_dot(x, factors, total):
+    """Add to total the product of float32 x and float16 factors, as good as in float32.
 
-    Rounded to one, an activation would now and then land on another four-bit code some layers on,
-    and scores would differ from the reference's.
+    Tensor cores take x as the sum of two float16. Rounded to one, an activation would now and then
+    land on another four-bit code some layers on, and scores would differ from the reference's.
     """
     high = x.to(tl.float16)
-    return high, (x - high.to(tl.float32)).to(tl.float16)
+    total = tl.dot((x - high.to(tl.float32)).to(tl.float16), factors, total)
+    return tl.dot(high, factors, total)
 
 
 @triton.jit
-def fine(x):
-    """Return x (BM, K) as float16 (BM, 2 K): both its halves, number by number.
+def shared_rows(K: tl.constexpr, N: tl.constexpr):
+    """Return the offsets (K / 16, 16, N) of a matrix (K, N), for ``shared_dot``."""
+    share, k, n = tl.arange(0, K // 16), tl.arange(0, 16), tl.arange(0, N)
+    return (share[:, None, None] * 16 + k[None, :, None]) * N + n[None, None, :]
 
-    Both go to the tensor cores in one product: what takes time there is the way of operands
-    through shared memory, not their number. The other side's row k // 2 belongs to column k.
+
+@triton.jit
+def shared_dot(x, factors, total):
+    """Add to total (K / 16, M, N) the parts of the product of x (M, K) and factors, as fine_dot.
+
+    Each warp takes other inputs: of a product of so few columns all would make the same.
     """
-    high, low = halves(x)
-    return tl.interleave(high, low)
-
-
-@triton.jit
-def fine_pair(x, y):
-    """Return x and y (BM, K) as float16 (BM, 4 K): row k // 4 of what k % 4 // 2 tells, 0 for x."""
-    x_high, x_low = halves(x)
-    y_high, y_low = halves(y)
-    return tl.interleave(tl.interleave(x_high, y_high), tl.interleave(x_low, y_low))
+    shares: tl.constexpr = x.shape[1] // 16
+    x = tl.permute(tl.reshape(x, (x.shape[0], shares, 16)), (1, 0, 2))
+    return fine_dot(x, factors, total)
 
 
 @triton.jit

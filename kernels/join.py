@@ -14,9 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import gelu
+from taolora_ros.kernels.int4 import fine_dot, gelu
 from taolora_ros.kernels.launch import Launch, ceil_div
-from taolora_ros.kernels.rows import expanded
 
 
 @triton.jit(do_not_specialize=['rows'])
@@ -32,10 +31,11 @@ def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, NB: tl
     for share in range(SHARES):
         low += tl.load(u + (share * rows + row[:, None]) * RANK + r[None, :],
                        mask=row_ok[:, None], other=0.0)
+    factors = tl.load(b + r[:, None] * NB + n[None, :], mask=(n < NB)[None, :], other=0.0)
     opened = tl.load(gate + row, mask=row_ok, other=0) != 0
     at = row[:, None] * N + n[None, :]
     y = tl.load(steady + at, mask=ok, other=0.0)
-    y += tl.where(opened[:, None], expanded(low, b, tl.minimum(n, NB - 1), NB, RANK), 0.0)
+    y += tl.where(opened[:, None], fine_dot(low, factors, tl.zeros_like(y)), 0.0)
     if GELU:
         y = gelu(y)
     if residual is not None:

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 from taolora_ros.kernels.convolution import gated_taps
-from taolora_ros.kernels.int4 import fine_pair, fine_product, gelu, nibbles, round_between
-from taolora_ros.kernels.rows import EPS, expanded
+from taolora_ros.kernels.int4 import fine_dot, fine_product, gelu, nibbles, round_between
+from taolora_ros.kernels.rows import EPS
 
 
 @triton.jit
@@ -34,9 +34,9 @@ def low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
 
     ``a`` begins at the first of these inputs; A's rows for V are K further.
     """
-    k = tl.arange(0, 4 * v.shape[1])[:, None]
-    at = a + (k // 4 + k % 4 // 2 * K) * RANK + tl.arange(0, RANK)[None, :]
-    return tl.dot(fine_pair(dropped, v), tl.load(at))
+    at = a + tl.arange(0, v.shape[1])[:, None] * RANK + tl.arange(0, RANK)[None, :]
+    u = fine_dot(dropped, tl.load(at), tl.zeros((v.shape[0], RANK), tl.float32))
+    return fine_dot(v, tl.load(at + K * RANK), u)
 
 
 @triton.jit
@@ -67,8 +67,10 @@ def end_to_end(first, second):
 @triton.jit
 def completed(sums, u, scale, bias, b, opened, n, columns, RANK: tl.constexpr):
     """Return outputs n of a layer from 16 times its integer sums and from U."""
+    r = tl.arange(0, RANK)
     y = (sums >> 4).to(tl.float32) * tl.load(scale + n)[None, :] + tl.load(bias + n)[None, :]
-    return y + tl.where(opened[:, None], expanded(u, b, n, columns, RANK), 0.0)
+    added = fine_dot(u, tl.load(b + r[:, None] * columns + n[None, :]), tl.zeros_like(y))
+    return y + tl.where(opened[:, None], added, 0.0)
 
 
 @triton.jit

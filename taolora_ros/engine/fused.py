@@ -99,8 +99,10 @@ class FusedEngine(GraphEngine):
 
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
         if block.taps is not None:
+            few = {'block_m': 2, 'block_d': 32, 'warps': 1}  # the loads of a tile are what takes time
+            shape = few if len(out) <= 512 and not interpreted() else {'block_m': self._rows(0)}
             return convolution_launch(inner, block.taps, block.tap_bias, out,
-                                      self._model.spec.tokens, self._rows(0))
+                                      self._model.spec.tokens, **shape)
         return attention_launch(inner, self._ends.cos, self._ends.sin, out,
                                 self._model.spec.network.heads, self._rows(0))
 
