@@ -165,7 +165,7 @@ def answer(case: dict) -> list[dict]:
 
 
 def measured(model: Model, engine: graph.GraphEngine) -> dict:
-    """Return microseconds of a window (kernels alone, each of them, with copies, host to host),
+    """Return microseconds of a window (kernels one by one, each of them, as a graph, host to host),
     how far probabilities are from the reference's on average, and whether they are so twice."""
     windows, gates = given(model, 1)
     first, again = (engine.run(windows, gates).probability for _ in range(2))

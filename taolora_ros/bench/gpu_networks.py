@@ -19,16 +19,14 @@ BATCHES = (1, 8, 64)
 # name of the row: engine and how it is made; as users get it, and changed in one thing
 PLAIN = {'mega': ('mega', {}), 'fused': ('fused', {}), 'streams': ('streams', {})}
 VARIANTS = {
+    'fused, no LoRA': ('fused', {'lora': 0, 'check': False}),  # what there is beside the LoRA
     'fused, 2 warps': ('fused', {'warps': 2}),
-    'fused, 1 warp': ('fused', {'warps': 1}),
-    'fused, MLP in one kernel': ('fused', {'mlp': 128}),
-    'fused, MLP in one kernel, 64 hidden a program': ('fused', {'mlp': 64}),
-    'fused, MLP in one kernel, 8 warps': ('fused', {'mlp': 128, 'warps': 8}),
+    'fused, 8 warps': ('fused', {'warps': 8}),
     'fused, no inputs shared': ('fused', {'split': 1}),
     'fused, one kernel after the other': ('fused', {'early': False}),
     'fused, LoRA left out where closed': ('fused', {'lora': 2}),
-    'fused, no copies': ('fused', {'zero_copy': True}),
-    'mega, no copies': ('mega', {'zero_copy': True}),
+    'fused, nothing fetched': ('fused', {'zero_copy': True}),
+    'mega, nothing fetched': ('mega', {'zero_copy': True}),
     'mega, 4 warps': ('mega', {'warps': 4}),
     'mega, a launch a stage': ('mega', {'persistent': False})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
@@ -55,7 +53,7 @@ def compile_case(case: dict) -> None:
     """Compile what a way launches, without launching it."""
     from taolora_ros.bench.compile import single
     from taolora_ros.engine.gpu import make_gpu_engine
-    from taolora_ros.engine.graph import EARLY, make_buffers
+    from taolora_ros.engine.graph import EARLY, make_buffers, on_device
     model, way = load_model(find_model(case['model'])), case['way']
     if way in PEERS:
         for _ in peer_rows(model, way, case['batches'], calls=3):
@@ -68,7 +66,8 @@ def compile_case(case: dict) -> None:
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
     for batch in sorted({*EARLY, *case['batches']}):
-        for launch in single(engine.launches(make_buffers(model, batch, 'cpu'))):
+        for launch in single(engine.launches(
+                on_device(model, make_buffers(model, batch, 'cpu'), 'cpu'))):
             launch.compile()
 
 
