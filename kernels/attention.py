@@ -35,7 +35,8 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
            BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr):
     """Return one head's output (BM, 2 BE) for queries (BM,); qkv starts the window.
 
-    Each warp adds up other keys: of a product of so few columns all would make the same. Loads go past the first-level cache: another program may have written what they read.
+    Each warp adds up other keys: of a product of so few columns all would make the same. Loads
+    go past the first-level cache: another program may have written what they read.
     """
     e = tl.arange(0, BE)
     e_ok = e[None, :] < E // 2
@@ -65,7 +66,8 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
 
 @triton.jit
 def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-                     BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, EARLY: tl.constexpr = False):
+                     BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
+                     EARLY: tl.constexpr = False):
     """Attend with BM queries of one head of one window."""
     wait_for_previous(EARLY)
     tile, head, window = tl.program_id(0), tl.program_id(1), tl.program_id(2)

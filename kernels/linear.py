@@ -155,17 +155,17 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
     if LORA == 2:
         if tl.max(opened.to(tl.int32), 0) > 0:
-            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first,
-                            last, mean, rstd, K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP,
-                            A_STEP, NORM, ZERO, 1, WHOLE, SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
+                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                            1, WHOLE, SHIFT, READY, ASM)
         else:
-            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first,
-                            last, mean, rstd, K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP,
-                            A_STEP, NORM, ZERO, 0, WHOLE, SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
+                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                            0, WHOLE, SHIFT, READY, ASM)
     else:
-        total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first,
-                        last, mean, rstd, K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP,
-                        NORM, ZERO, LORA == 1, WHOLE, SHIFT, READY, ASM)
+        total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K,
+                        N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                        LORA == 1, WHOLE, SHIFT, READY, ASM)
     if SPLIT == 1:
         if LORA == 3:
             u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
@@ -223,7 +223,8 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
         'parts': parts, 'arrived': arrived, 'rows': rows}, {
         **weights.constants, 'BM': block_m, 'SPLIT': split,
         'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
-        'READY': x.dtype == torch.int8, 'WHOLE': weights.groups == 1 and block_m <= 16, 'ASM': not interpreted()}, warps, stages)
+        'READY': x.dtype == torch.int8, 'WHOLE': weights.groups == 1 and block_m <= 16,
+        'ASM': not interpreted()}, warps, stages)
 
 
 def linear_reference(x: Tensor, gate: Tensor, codes: Tensor, w_scale: Tensor, x_inv: Tensor,

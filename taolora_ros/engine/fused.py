@@ -23,7 +23,10 @@ SOME = 512  # rows: small tiles keep it busy
 
 
 class FusedEngine(GraphEngine):
-    """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks, and one to fetch windows."""
+    """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks.
+
+    On a GPU with memory of its own another one in front fetches the windows.
+    """
 
     name = 'fused'
 
