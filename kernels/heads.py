@@ -8,7 +8,7 @@
     norm: weight and bias (D each);  biases: b (K + 1 + S), b2 (C), scale (F)
 
 A program takes BM tokens; the last one of a window to arrive adds up its anomaly, always in the
-same order. Everything in full precision.
+same order. Everything as good as in full precision.
 
 The normed tokens are kept too: adaptation learns from them.
 
@@ -51,8 +51,8 @@ def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y:
                  mask=row_ok[:, None] & (d < D)[None, :])
         value = tl.where((d < D)[None, :], value, 0.0)
         value = tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2))
-        place = block * BD + tl.arange(0, BD // 16)[:, None, None] * 16 + tl.arange(0, 16)[
-            None, :, None]
+        share, k = tl.arange(0, BD // 16), tl.arange(0, 16)
+        place = block * BD + share[:, None, None] * 16 + k[None, :, None]
         matrix = tl.load(weight + place * Y + y[None, None, :],
                          mask=(place < D) & (y < Y)[None, None, :], other=0.0)
         total += fine_product(value, matrix)
@@ -133,8 +133,7 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
                  biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3',
-                 block_d: int = 128, warps: int = 4) -> Launch:
+                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3') -> Launch:
     """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
@@ -146,8 +145,8 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': block_d, 'BY': max(power(columns), 16), 'BC': room,
-        'PRECISION': precision}, warps)
+        'BM': block_m, 'BD': 128, 'BY': max(power(columns), 16), 'BC': room,
+        'PRECISION': precision})
 
 
 def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,

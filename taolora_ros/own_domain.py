@@ -17,6 +17,8 @@ def own_domain() -> Iterator[None]:
 
     The locks are those of the test sessions: neither hears what the other plays.
     """
+    if os.environ.get('ROS_DISTRO') == 'humble':
+        os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     if 'ROS_DOMAIN_ID' in os.environ:
         yield

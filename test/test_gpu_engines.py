@@ -117,7 +117,8 @@ def test_tiles_that_cannot_be_are_refused(options, message):
 
 
 @pytest.mark.parametrize('options', [
-    {'warps': 2}, {'split': 4, 'early': torch.cuda.is_available()}],
+    {'warps': 2}, {'split': 4, 'early': torch.cuda.is_available()
+                      and torch.cuda.get_device_capability() >= (9, 0)}],
     ids=str)
 def test_other_ways_of_a_kernel_a_layer_give_the_same(kernels, options):
     from taolora_ros.engine.fused import FusedEngine

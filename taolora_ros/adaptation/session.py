@@ -284,7 +284,7 @@ class Session:
                 self._head.load(before)
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
-            self.counts['limited'] += shrunk  # not what is on the disk
+            self.counts['limited'] += shrunk  # so that it is saved
             self._lean()
 
     def status(self) -> dict[str, float]:

@@ -61,14 +61,17 @@ def compile_case(case: dict) -> None:
             pass
         return
     name, options = {**PLAIN, **VARIANTS}[way]
+    fetches = not options.get('zero_copy')
     options = {key: value for key, value in options.items() if key != 'zero_copy'}
     if name == 'fused':  # which is made on a CPU here, and would not look at the GPU
         options.setdefault('early', torch.cuda.get_device_capability() >= (9, 0))
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
     for batch in sorted({*EARLY, *case['batches']}):
-        for launch in single(engine.launches(
-                on_device(model, make_buffers(model, batch, 'cpu'), 'cpu'))):
+        buffers = make_buffers(model, batch, 'cpu')
+        if fetches:
+            buffers = on_device(model, buffers, 'cpu')
+        for launch in single(engine.launches(buffers)):
             launch.compile()
 
 
@@ -130,7 +133,7 @@ def jitter(engine, model: Model) -> dict[str, float]:
 
 
 def peer_rows(model: Model, way: str, batches, calls: int = 1000) -> Iterator[dict]:
-    """Measure the same network in fp16 + LoRA, with the same copies in and out."""
+    """Measure the same network in fp16 + LoRA, with copies in and out by the copy engine."""
     before = start_memory()
     network = HalfNetwork(model)
     for batch in batches:
