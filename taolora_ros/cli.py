@@ -303,6 +303,9 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
                         help='steps of tuning after the closed-form fit; 0 for none')
+    parser.add_argument('--teachers', nargs='+', metavar='FILE',
+                        help='other full-precision files, of other seeds, whose mean answer with '
+                             'the checkpoint\'s is what tuning aims at')
     parser.add_argument('--tune-codes', action='store_true',
                         help='let tuning move the four-bit weights too')
     parser.add_argument('--groups', type=int,

@@ -84,7 +84,8 @@ def quantize_command(args: argparse.Namespace) -> int:
     left_out = frozenset(model.metadata['provenance'].get('left_out', [])) | names(args.leave_out)
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
               quantization=options,
-              tuning=replace(tune_options(args.tune), codes=args.tune_codes))
+              tuning=replace(tune_options(args.tune), codes=args.tune_codes),
+              teachers=tuple(Path(path) for path in args.teachers or ()))
     with progress() as report:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')

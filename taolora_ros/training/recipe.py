@@ -12,7 +12,7 @@ import torch
 
 import taolora_ros
 from taolora_ros.engine.reference import pick_device, rebuild_error
-from taolora_ros.model_file import load_model, save_model
+from taolora_ros.model_file import Model, load_model, save_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.origin import commit
 from taolora_ros.recordings import Recording, load_recordings
@@ -33,7 +33,8 @@ Report = Callable[[str, float, str], None]  # what is being done, share done, ho
 class Job:
     """One model to make: ``out`` gets the INT4 file, its sibling .fp32.safetensors the other.
 
-    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on. Of several
+    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on. ``teachers`` are
+    full-precision files whose answers count in tuning as much as the model's own. Of several
     ``ranks`` that train together the first one does all the rest.
     """
 
@@ -46,6 +47,7 @@ class Job:
     training: TrainOptions = field(default_factory=TrainOptions)
     quantization: QuantizeOptions = field(default_factory=QuantizeOptions)
     tuning: TuneOptions = field(default_factory=TuneOptions)
+    teachers: tuple[Path, ...] = ()
     ranks: Ranks = Ranks()
 
     @property
@@ -87,6 +89,7 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
     device = pick_device(job.device)
     model = load_model(source or job.full_precision)
     spec, options = model.spec, job.quantization
+    teachers = [load_teacher(path, model) for path in job.teachers]
     if corpus is None:
         report('reading recordings', 0.0, '')
         corpus = build_corpus(spec, training_recordings(job.kind, job.data, job.left_out))
@@ -106,14 +109,34 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
         disturbed = WindowSampler(spec, corpus, device,
                                   torch.Generator(device).manual_seed(options.seed + 1))
         tune(quantized, network, disturbed, job.tuning, lambda step, loss: report(
-            'tuning', (step + 1) / job.tuning.steps, f'step {step}, loss {loss:.5f}'))
+            'tuning', (step + 1) / job.tuning.steps, f'step {step}, loss {loss:.5f}'),
+             [teacher.network.to(device) for teacher in teachers])
     figures = {'layer_error_steady_transient': errors,
                'logit_error_before_tuning': before,
                'logit_error_steady_transient': logit_error(network, quantized, sampler)}
     provenance = {**model.metadata['provenance'], 'quantization': asdict(options),
-                  'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out)}
+                  'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out),
+                  'teachers': [teacher.metadata['provenance']['training'] for teacher in teachers]}
     scale = anomaly_scale(spec, quantized, corpus, device)
     save_model(job.out, spec, quantized, scale, provenance, figures)
+
+
+def load_teacher(path: Path, model: Model) -> Model:
+    """Return the full-precision model at ``path``, whose answers ``model`` may learn.
+
+    Raise ValueError when it is INT4, for other windows, or has seen what the model has not.
+    """
+    teacher = load_model(path)
+    if teacher.precision != 'fp32':
+        raise ValueError(f'{path}: a teacher must be in full precision')
+    if teacher.spec != model.spec:
+        raise ValueError(f'{path}: {teacher.spec.name} {teacher.spec.version} cannot teach '
+                         f'{model.spec.name} {model.spec.version}, specifications differ')
+    left_out = [set(one.metadata['provenance'].get('left_out', ())) for one in (model, teacher)]
+    if left_out[0] - left_out[1]:
+        raise ValueError(f'{path}: may have seen {", ".join(sorted(left_out[0] - left_out[1]))}, '
+                         'which the model to be quantized has not')
+    return teacher
 
 
 def _plain_sampler(spec: ModelSpec, corpus: Corpus, device: torch.device, seed: int
