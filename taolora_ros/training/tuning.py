@@ -25,6 +25,7 @@ from taolora_ros.training.windows import WindowSampler
 
 LEAN = 0.45         # codes: how far what stands behind a code may be from it at first
 CODES_SHARE = 2.0   # of the learning rate: codes are integers, their scale is 1
+TAUGHT_STEPS = 900  # with teachers: that many were cross-validated (docs/models.md)
 
 
 @dataclass(frozen=True)
