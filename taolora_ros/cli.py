@@ -275,7 +275,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
                              'NAME.fp32.safetensors beside it')
     parser.add_argument('--steps', type=int, help='optimiser steps')
     parser.add_argument('--tune', type=int, metavar='STEPS',
-                        help='steps of tuning the INT4 network after the closed-form fit; 0: none')
+                        help='steps of tuning the INT4 network after the closed-form fit; 0: none '
+                             '(default 600, with teachers 900)')
+    parser.add_argument('--teachers', type=int, default=0, metavar='N',
+                        help='train N more networks, of the seeds that follow, and tune towards '
+                             'the mean answer of all; they go to NAME.teacherI.fp32.safetensors')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
     parser.add_argument('--leave-out', metavar='NAME[,NAME]',
@@ -302,7 +306,11 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--buffer', choices=('x', 'residual'),
                         help='what the LoRA reads: X, or [X - Q4(X), X]')
     parser.add_argument('--tune', type=int, metavar='STEPS',
-                        help='steps of tuning after the closed-form fit; 0 for none')
+                        help='steps of tuning after the closed-form fit; 0 for none (default '
+                             '600, with teachers 900)')
+    parser.add_argument('--teachers', nargs='+', metavar='FILE',
+                        help='other full-precision files, of other seeds, whose mean answer with '
+                             'the checkpoint\'s is what tuning aims at')
     parser.add_argument('--tune-codes', action='store_true',
                         help='let tuning move the four-bit weights too')
     parser.add_argument('--groups', type=int,

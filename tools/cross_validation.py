@@ -1,14 +1,14 @@
-"""Tables of cross-validation: figures are means over seeds, with the lowest and the highest."""
+"""Tables of cross-validation: the recipes that ship, and how far seeds of one network differ."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from kept import count, load, percent, seeds, spread, table
 
 NOTABLE = 10   # wrong VEB decisions from which a record is listed
 SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 ECG, IMU = 'cross_validation_ecg', 'cross_validation_imu'
+BEATS = {'beat': 'R peaks within 150 ms', 'beat_50ms': 'R peaks within 50 ms',
+         'veb': 'ventricular beats (VEB)'}
 
 
 def figures() -> str:
@@ -16,45 +16,33 @@ def figures() -> str:
     return '\n'.join(table(*rows) for rows in (_beats(), _falls(), _costs()))
 
 
-def _titled(title: str, name: str) -> str:
-    """Return ``title``, with the number of seeds where there are several."""
-    made = len(seeds(name))
-    return f'{title}, {made} seeds' if made > 1 else title
-
-
 def _beats() -> list[list[str]]:
-    ecg = seeds(ECG)
-    rows = [[_titled('ECG', ECG), 'annotated', 'INT4 Se %', 'PPV %', 'F1 %', 'FP32 Se %', 'PPV %',
-             'F1 %']]
-    for key, name in (('beat', 'R peaks within 150 ms'), ('beat_50ms', 'R peaks within 50 ms'),
-                      ('veb', 'ventricular beats (VEB)')):
-        rows.append([name, str(ecg[0]['int4'][key]['n'])]
-                    + [spread([one[precision][key][part] for one in ecg], percent)
-                       for precision in ('int4', 'fp32') for part in ('se', 'ppv', 'f1')])
-    return rows
+    ecg = load(ECG)
+    return [['ECG', 'annotated', 'INT4 Se %', 'PPV %', 'F1 %', 'FP32 Se %', 'PPV %', 'F1 %'],
+            *([name, str(ecg['int4'][key]['n'])]
+              + [percent(ecg[precision][key][part]) for precision in ('int4', 'fp32')
+                 for part in ('se', 'ppv', 'f1')] for key, name in BEATS.items())]
 
 
 def _falls() -> list[list[str]]:
-    imu, unseen = seeds(IMU), load('unseen_source_imu')
-    rows = [[_titled('falls', IMU), 'network', 'falls', 'found', 'Se %', 'false alarms', 'hours',
-             'per hour', 'at most (95 %)']]
+    imu, unseen = load(IMU), load('unseen_source_imu')
+    rows = [['falls', 'network', 'falls', 'found', 'Se %', 'false alarms', 'hours', 'per hour',
+             'at most (95 %)']]
     for precision in ('int4', 'fp32'):
-        fall = [one[precision]['fall'] for one in imu]
+        fall = imu[precision]['fall']
         rows.append(_fall_row('unseen subjects', precision, fall))
-        rows += [_fall_row(f'... {SOURCES[source]}', precision,
-                           [one['sources'][source] for one in fall])
-                 for source in fall[0]['sources']]
+        rows += [_fall_row(f'... {SOURCES[source]}', precision, one)
+                 for source, one in fall['sources'].items()]
     return rows + [_fall_row(f'unseen source: {name}', 'int4',
-                             [unseen[f'trained_without_{source}']['fall']])
+                             unseen[f'trained_without_{source}']['fall'])
                    for source, name in SOURCES.items()]
 
 
-def _fall_row(name: str, precision: str, falls: list[dict]) -> list[str]:
+def _fall_row(name: str, precision: str, fall: dict) -> list[str]:
     columns = {'falls': count, 'found': count, 'se': percent, 'false_alarms': count,
                'hours': _rate, 'false_alarms_per_hour': _rate,
                'false_alarms_per_hour_upper_95': _rate}
-    return [name, precision.upper(), *(spread([fall[key] for fall in falls], form)
-                                       for key, form in columns.items())]
+    return [name, precision.upper(), *(form(fall[key]) for key, form in columns.items())]
 
 
 def _rate(value: float) -> str:
@@ -63,40 +51,52 @@ def _rate(value: float) -> str:
 
 def _costs() -> list[list[str]]:
     """Return what four bits cost, INT4 beside FP32 of the same folds and seed."""
-
-    def row(what: str, aim: str, name: str, form: Callable[[float], str],
-            figure: Callable[[dict, dict], float]) -> list[str]:
-        pairs = [figure(one['int4'], one['fp32']) for one in seeds(name)]
-        return [what, aim, spread(pairs, form)]
-
+    ecg, fall = load(ECG), {precision: load(IMU)[precision]['fall']
+                            for precision in ('int4', 'fp32')}
+    more = (fall['int4']['false_alarms_per_hour'] - fall['fp32']['false_alarms_per_hour'])
     return [
         ['what INT4 costs', 'aim', 'measured'],
-        row('R peaks (150 ms) found, % of those FP32 finds', '≥ 99.70', ECG, percent,
-            lambda int4, fp32: int4['beat']['tp'] / fp32['beat']['tp']),
-        row('VEB found, % of those FP32 finds', '≥ 99.70', ECG, percent,
-            lambda int4, fp32: int4['veb']['tp'] / fp32['veb']['tp']),
-        row('VEB F1, points more than FP32', '≥ -0.30', ECG, '{:+.2f}'.format,
-            lambda int4, fp32: 100 * (int4['veb']['f1'] - fp32['veb']['f1'])),
-        row('falls found, % of those FP32 finds', '≥ 99.70', IMU, percent,
-            lambda int4, fp32: int4['fall']['found'] / fp32['fall']['found']),
-        row('false alarms per hour more than FP32', '≤ 0.00', IMU, '{:+.2f}'.format,
-            lambda int4, fp32: (int4['fall']['false_alarms_per_hour']
-                                - fp32['fall']['false_alarms_per_hour']))]
+        ['R peaks (150 ms) found, % of those FP32 finds', '≥ 99.70', percent(_kept(ecg, 'beat'))],
+        ['VEB found, % of those FP32 finds', '≥ 99.70', percent(_kept(ecg, 'veb'))],
+        ['VEB F1, points more than FP32', '≥ -0.30', f'{_gain(ecg):+.2f}'],
+        ['falls found, % of those FP32 finds', '≥ 99.70',
+         percent(fall['int4']['found'] / fall['fp32']['found'])],
+        ['false alarms per hour more than FP32', '≤ 0.00', f'{more:+.2f}']]
+
+
+def _kept(one: dict, key: str) -> float:
+    """Return the part that INT4 finds of what FP32 finds."""
+    return one['int4'][key]['tp'] / one['fp32'][key]['tp']
+
+
+def _gain(one: dict) -> float:
+    """Return how many points of VEB F1 INT4 has more than FP32."""
+    return 100 * (one['int4']['veb']['f1'] - one['fp32']['veb']['f1'])
+
+
+def by_seed() -> list[list[str]]:
+    """Return ECG figures of networks without teachers, mean and range over seeds, and of ours."""
+    alone, ours = seeds(ECG), load(ECG)
+    rows = [[f'ECG, {len(alone)} seeds', 'FP32', 'INT4', 'INT4 with teachers']]
+    for key, name in BEATS.items():
+        parts = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %'}
+        if key == 'veb':
+            parts['ppv_strict'] = 'PPV with fusion %'
+        rows += [[f'{name}: {title}', *(spread([one[precision][key][part] for one in alone], percent)
+                                        for precision in ('fp32', 'int4')),
+                  percent(ours['int4'][key][part])] for part, title in parts.items()]
+    rows += [[f'{name} found, % of those FP32 finds', '-',
+              spread([_kept(one, key) for one in alone], percent), percent(_kept(ours, key))]
+             for key, name in (('beat', 'R peaks (150 ms)'), ('veb', 'VEB'))]
+    return rows + [['VEB F1, points more than FP32', '-',
+                    spread([_gain(one) for one in alone], '{:+.2f}'.format), f'{_gain(ours):+.2f}']]
 
 
 def by_record() -> list[list[str]]:
-    """Return VEB by record, INT4, counts being means over seeds."""
-    heading = [_titled('record', ECG), 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %',
-               'with fusion']
-    made = seeds(ECG)
-    records: dict[str, dict[str, float]] = {}
-    for one in made:
-        for r in one['int4']['recordings']:
-            mean = records.setdefault(r['name'], dict.fromkeys(('n', 'tp', 'fn', 'fp', 'unclear'),
-                                                               0.0))
-            for key in mean:
-                mean[key] += r['veb'][key] / len(made)
-    order = sorted(records.items(), key=lambda item: -_wrong(item[1]))
+    """Return VEB by record, INT4."""
+    heading = ['record', 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %', 'with fusion']
+    order = sorted(((r['name'], r['veb']) for r in load(ECG)['int4']['recordings']),
+                   key=lambda item: -_wrong(item[1]))
     groups = [(name, [veb]) for name, veb in order if _wrong(veb) >= NOTABLE]
     rest = [veb for _, veb in order if _wrong(veb) < NOTABLE]
     rows = []
@@ -113,13 +113,12 @@ def _wrong(veb: dict[str, float]) -> float:
 
 
 def by_activity() -> list[list[str]]:
-    """Return missed falls and false alarms by what was done, INT4, as means over seeds."""
-    made = seeds(IMU)
+    """Return missed falls and false alarms by what was done, INT4."""
     counts: dict[tuple[str, str], list[int]] = {}
-    for r in (r for one in made for r in one['int4']['recordings']):
+    for r in load(IMU)['int4']['recordings']:
         row = counts.setdefault((SOURCES[r['source']], r['label']), [0, 0])
         row[0] += r['is_fall'] and not r['found']
         row[1] += r['false_alarms']
     order = sorted(counts.items(), key=lambda item: (-sum(item[1]), item[0]))
-    return [[_titled('source', IMU), 'what was done', 'falls missed', 'false alarms'],
-            *([*what, *(count(number / len(made)) for number in row)] for what, row in order)]
+    return [['source', 'what was done', 'falls missed', 'false alarms'],
+            *([*what, *map(count, row)] for what, row in order)]

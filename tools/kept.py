@@ -15,10 +15,10 @@ def load(name: str) -> dict | list:
 
 
 def seeds(name: str) -> list[dict]:
-    """Return the results NAME_seed*.json, by seed; NAME.json alone where there are none."""
+    """Return the results NAME_seed*.json, by seed."""
     found = sorted(RESULTS.glob(f'{name}_seed*.json'),
                    key=lambda path: int(path.stem.rpartition('seed')[2]))
-    return [load(path.stem) for path in found] or [load(name)]
+    return [load(path.stem) for path in found]
 
 
 def percent(share: float) -> str:

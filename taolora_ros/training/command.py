@@ -19,7 +19,7 @@ from taolora_ros.training.folds import folds_origin, judge_folds, train_folds
 from taolora_ros.training.ranks import joined
 from taolora_ros.training.recipe import Job, make_model, quantize_model
 from taolora_ros.training.train import TrainOptions
-from taolora_ros.training.tuning import TuneOptions
+from taolora_ros.training.tuning import TAUGHT_STEPS, TuneOptions
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -31,12 +31,15 @@ def train_command(args: argparse.Namespace) -> int:
         training = replace(training, steps=args.steps)
     if args.folds is None and (args.fold is not None or args.json):
         raise ValueError('--fold and --json: only with --folds, which says how many there are')
+    if args.teachers < 0:
+        raise ValueError(f'--teachers: {args.teachers}, must be 0 or more')
     out = Path(args.out or f'{SPECS[args.kind].name}.safetensors')
     if not out.name.endswith('.safetensors'):
         raise ValueError(f'--out: {out} must end in .safetensors')
     with joined(args.device) as ranks:
         job = Job(args.kind, Path(args.data), out, args.device, args.resume,
-                  names(args.leave_out), training, tuning=tune_options(args.tune), ranks=ranks)
+                  names(args.leave_out), training, ranks=ranks, train_teachers=args.teachers,
+                  tuning=tune_options(args.tune, args.teachers > 0))
         with progress(quiet=not ranks.first) as report:
             if args.folds is None:
                 make_model(job, report)
@@ -45,7 +48,8 @@ def train_command(args: argparse.Namespace) -> int:
         if not ranks.first:
             return 0
     if args.folds is None:
-        print(f'wrote {job.out} and {job.full_precision}')
+        written = [job.full_precision, *(one.full_precision for one in job.teacher_jobs)]
+        print(f'wrote {job.out} and {", ".join(map(str, written))}')
     elif args.fold is None:
         judge_and_tell(job, args)
     return 0
@@ -84,7 +88,9 @@ def quantize_command(args: argparse.Namespace) -> int:
     left_out = frozenset(model.metadata['provenance'].get('left_out', [])) | names(args.leave_out)
     job = Job(model.spec.kind, Path(args.data), out, args.device, left_out=left_out,
               quantization=options,
-              tuning=replace(tune_options(args.tune), codes=args.tune_codes))
+              tuning=replace(tune_options(args.tune, bool(args.teachers)),
+                             codes=args.tune_codes),
+              teachers=tuple(Path(path) for path in args.teachers or ()))
     with progress() as report:
         quantize_model(job, source=source, report=report)
     print(f'wrote {out}')
@@ -96,11 +102,15 @@ def names(listed: str | None) -> frozenset[str]:
     return frozenset(listed.split(',')) if listed else frozenset()
 
 
-def tune_options(steps: int | None) -> TuneOptions:
+def tune_options(steps: int | None, taught: bool = False) -> TuneOptions:
     """Return the options of tuning with so many steps, None meaning as usual."""
-    if steps is not None and steps < 0:
+    if steps is None:
+        return TuneOptions(steps=TAUGHT_STEPS) if taught else TuneOptions()
+    if steps < 0:
         raise ValueError(f'--tune: {steps}, must be 0 or more')
-    return TuneOptions() if steps is None else TuneOptions(steps=steps)
+    if taught and not steps:
+        raise ValueError('--tune: 0 with --teachers, whose answers count in tuning alone')
+    return TuneOptions(steps=steps)
 
 
 def headline(results: dict[str, dict], folds: int) -> dict:

@@ -64,12 +64,19 @@ def train_folds(job: Job, folds: int, which: int | None = None,
         if which not in (None, i):
             continue
         if job.resume and fold.out.exists():
-            if load_model(fold.out).metadata['provenance']['training'] != asdict(job.training):
+            if not _is_of(fold):
                 raise ValueError(f'{fold.out}: was trained with other options; remove it or use '
                                  'the same')
             continue
         make_model(fold, lambda stage, share, text: report(
             f'fold {i + 1} of {folds}: {stage}', share, text))
+
+
+def _is_of(fold: Job) -> bool:
+    """Tell whether the model that is there was trained, and taught, as ``fold`` says."""
+    made = load_model(fold.out).metadata['provenance']
+    return (made['training'] == asdict(fold.training) and made.get('teachers', [])
+            == [asdict(teacher.training) for teacher in fold.teacher_jobs])
 
 
 def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,
@@ -102,9 +109,10 @@ def folds_origin(job: Job, folds: int) -> dict:
     def said(key: str) -> str:
         return ', '.join(sorted({str(one.get(key, 'unknown')) for one in made}))
 
+    teachers = f' --teachers {job.train_teachers}' if job.train_teachers else ''
     return {**{key: said(key) for key in ('code', 'device', 'torch')}, 'seed': job.training.seed,
             'command': f'taolora train {job.kind} --data DIR --folds {folds} '
-                       f'--seed {job.training.seed}',
+                       f'--seed {job.training.seed}{teachers}',
             'training': asdict(job.training), 'tuning': asdict(job.tuning),
             'judged': {'code': commit(), 'device': job.device, **versions()}}
 

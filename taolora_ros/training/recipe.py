@@ -12,7 +12,7 @@ import torch
 
 import taolora_ros
 from taolora_ros.engine.reference import pick_device, rebuild_error
-from taolora_ros.model_file import load_model, save_model
+from taolora_ros.model_file import Model, load_model, save_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.origin import commit
 from taolora_ros.recordings import Recording, load_recordings
@@ -33,7 +33,9 @@ Report = Callable[[str, float, str], None]  # what is being done, share done, ho
 class Job:
     """One model to make: ``out`` gets the INT4 file, its sibling .fp32.safetensors the other.
 
-    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on. Of several
+    ``left_out`` names subjects (IMU), records (ECG) or sources not to train on. ``teachers`` are
+    full-precision files whose answers count in tuning as much as the model's own; so do those of
+    ``train_teachers`` networks that are trained for it, of the seeds that follow. Of several
     ``ranks`` that train together the first one does all the rest.
     """
 
@@ -46,12 +48,23 @@ class Job:
     training: TrainOptions = field(default_factory=TrainOptions)
     quantization: QuantizeOptions = field(default_factory=QuantizeOptions)
     tuning: TuneOptions = field(default_factory=TuneOptions)
+    teachers: tuple[Path, ...] = ()
+    train_teachers: int = 0
     ranks: Ranks = Ranks()
 
     @property
     def full_precision(self) -> Path:
         """Path of the full-precision model."""
         return self.out.with_name(self.out.name.removesuffix('.safetensors') + '.fp32.safetensors')
+
+    @property
+    def teacher_jobs(self) -> list[Job]:
+        """Jobs of the ``train_teachers`` networks, NAME.teacherI beside NAME; I is from 1."""
+        name = self.out.name.removesuffix('.safetensors')
+        return [replace(self, out=self.out.with_name(f'{name}.teacher{i}.safetensors'),
+                        training=replace(self.training, seed=self.training.seed + i),
+                        teachers=(), train_teachers=0)
+                for i in range(1, self.train_teachers + 1)]
 
 
 def training_recordings(kind: str, data: Path, left_out: Iterable[str]) -> list[Recording]:
@@ -62,23 +75,46 @@ def training_recordings(kind: str, data: Path, left_out: Iterable[str]) -> list[
 
 
 def make_model(job: Job, report: Report = lambda *_: None) -> None:
-    """Train, quantize and write both files of ``job``; raise ValueError for unusable data."""
-    device = pick_device(job.device)
-    spec = SPECS[job.kind]
+    """Train, quantize and write all files of ``job``; raise ValueError for unusable data."""
     job.out.parent.mkdir(parents=True, exist_ok=True)
     report('reading recordings', 0.0, '')
-    corpus = build_corpus(spec, training_recordings(job.kind, job.data, job.left_out))
-    steps = job.training.steps
+    corpus = build_corpus(SPECS[job.kind], training_recordings(job.kind, job.data, job.left_out))
+    _train_network(job, corpus, 'training', report)
+    for i, teacher in enumerate(job.teacher_jobs, 1):
+        if not _is_kept(teacher, corpus):
+            _train_network(teacher, corpus, f'training teacher {i}', report)
+    if job.ranks.first:
+        trained = tuple(teacher.full_precision for teacher in job.teacher_jobs)
+        quantize_model(replace(job, teachers=job.teachers + trained), corpus, report=report)
+
+
+def _train_network(job: Job, corpus: Corpus, stage: str, report: Report) -> None:
+    """Train one network and write its full-precision file."""
+    spec, device, steps = SPECS[job.kind], pick_device(job.device), job.training.steps
     network = train(spec, corpus, job.training, device, job.out.with_suffix('.checkpoint'),
-                    job.resume, lambda step, loss: report('training', (step + 1) / steps,
+                    job.resume, lambda step, loss: report(stage, (step + 1) / steps,
                                                           f'step {step}, loss {loss:.4f}'),
                     job.ranks)
-    if not job.ranks.first:
-        return
-    provenance = _provenance(job, corpus, device)
-    scale = anomaly_scale(spec, network.to(device), corpus, device)
-    save_model(job.full_precision, spec, network, scale, provenance, {})
-    quantize_model(job, corpus, report=report)
+    if job.ranks.first:
+        scale = anomaly_scale(spec, network.to(device), corpus, device)
+        save_model(job.full_precision, spec, network, scale, _provenance(job, corpus, device), {})
+
+
+def _is_kept(teacher: Job, corpus: Corpus) -> bool:
+    """Tell whether ``teacher`` was trained before and is to be kept; all ranks get one answer.
+
+    Raise ValueError when what is there was trained otherwise.
+    """
+    there = teacher.resume and teacher.full_precision.exists()
+    if there and teacher.ranks.first:
+        model = load_model(teacher.full_precision)
+        wanted = _provenance(teacher, corpus, pick_device(teacher.device))
+        made = model.metadata['provenance']
+        if model.spec != SPECS[teacher.kind] or any(
+                made.get(key) != wanted[key] for key in ('training', 'subjects', 'left_out')):
+            raise ValueError(f'{teacher.full_precision}: was trained with other options; remove '
+                             'it or use the same')
+    return bool(teacher.ranks.gather(torch.tensor(there))[0])
 
 
 def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None = None,
@@ -87,6 +123,7 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
     device = pick_device(job.device)
     model = load_model(source or job.full_precision)
     spec, options = model.spec, job.quantization
+    teachers = [load_teacher(path, model) for path in job.teachers]
     if corpus is None:
         report('reading recordings', 0.0, '')
         corpus = build_corpus(spec, training_recordings(job.kind, job.data, job.left_out))
@@ -106,14 +143,34 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
         disturbed = WindowSampler(spec, corpus, device,
                                   torch.Generator(device).manual_seed(options.seed + 1))
         tune(quantized, network, disturbed, job.tuning, lambda step, loss: report(
-            'tuning', (step + 1) / job.tuning.steps, f'step {step}, loss {loss:.5f}'))
+            'tuning', (step + 1) / job.tuning.steps, f'step {step}, loss {loss:.5f}'),
+             [teacher.network.to(device) for teacher in teachers])
     figures = {'layer_error_steady_transient': errors,
                'logit_error_before_tuning': before,
                'logit_error_steady_transient': logit_error(network, quantized, sampler)}
     provenance = {**model.metadata['provenance'], 'quantization': asdict(options),
-                  'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out)}
+                  'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out),
+                  'teachers': [teacher.metadata['provenance']['training'] for teacher in teachers]}
     scale = anomaly_scale(spec, quantized, corpus, device)
     save_model(job.out, spec, quantized, scale, provenance, figures)
+
+
+def load_teacher(path: Path, model: Model) -> Model:
+    """Return the full-precision model at ``path``, whose answers ``model`` may learn.
+
+    Raise ValueError when it is INT4, for other windows, or has seen what the model has not.
+    """
+    teacher = load_model(path)
+    if teacher.precision != 'fp32':
+        raise ValueError(f'{path}: a teacher must be in full precision')
+    if teacher.spec != model.spec:
+        raise ValueError(f'{path}: {teacher.spec.name} {teacher.spec.version} cannot teach '
+                         f'{model.spec.name} {model.spec.version}, specifications differ')
+    left_out = [set(one.metadata['provenance'].get('left_out', ())) for one in (model, teacher)]
+    if left_out[0] - left_out[1]:
+        raise ValueError(f'{path}: may have seen {", ".join(sorted(left_out[0] - left_out[1]))}, '
+                         'which the model to be quantized has not')
+    return teacher
 
 
 def _plain_sampler(spec: ModelSpec, corpus: Corpus, device: torch.device, seed: int

@@ -10,7 +10,7 @@ a file keeps in few bits is rounded in every step, so that the rest learns to li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from taolora_ros.training.windows import WindowSampler
 
 LEAN = 0.45         # codes: how far what stands behind a code may be from it at first
 CODES_SHARE = 2.0   # of the learning rate: codes are integers, their scale is 1
+TAUGHT_STEPS = 900  # with teachers: that many were cross-validated (docs/models.md)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ class TuneOptions:
 
 
 def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, options: TuneOptions,
-         report: Callable[[int, float], None] = lambda step, loss: None) -> None:
-    """Tune ``quantized`` in place towards ``network`` on windows of ``sampler``."""
+         report: Callable[[int, float], None] = lambda step, loss: None,
+         teachers: Sequence[TaoNetwork] = ()) -> None:
+    """Tune ``quantized`` in place towards ``network`` on windows of ``sampler``.
+
+    With ``teachers``, other networks for the same task, towards the mean of all answers.
+    """
     layers = {name: m for name, m in quantized.linears().items() if m.int4}
     scales, codes = _loosen(network, layers, options.codes)
     tuned = [p for p in quantized.parameters() if p.requires_grad]
@@ -55,7 +60,7 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
             group['lr'] = options.learning_rate * group['share'] * _schedule(step, options)
         batch = sampler.draw(options.batch)
         with torch.no_grad():
-            wanted = network(batch.windows)
+            wanted = mean_answers((network, *teachers), batch.windows)
         with parametrize.cached():  # each tensor is rounded once in a step
             loss = _distance(wanted, quantized(batch.windows, batch.gates), batch.gates)
             for name, layer in layers.items():
@@ -152,6 +157,17 @@ def quantized_weight(layer: TaoLinear) -> Tensor:
 def _residual(network: TaoNetwork, name: str, layer: TaoLinear) -> tuple[Tensor, Tensor]:
     """Return W and Q4(W), (K, N) each."""
     return network.linears()[name].weight.T, quantized_weight(layer)
+
+
+def mean_answers(networks: Sequence[TaoNetwork], windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean probabilities, as logits, and mean offsets of ``networks``.
+
+    What is rebuilt is the first one's alone: anomalies are a matter of the model itself.
+    """
+    answers = [network(windows) for network in networks]
+    shares = torch.stack([logits.log_softmax(-1) for logits, _, _ in answers])
+    return (shares.logsumexp(0) - math.log(len(answers)),
+            torch.stack([offset for _, offset, _ in answers]).mean(0), answers[0][2])
 
 
 def _distance(wanted: tuple, got: tuple, gates: Tensor) -> Tensor:
