@@ -5,8 +5,8 @@
     QKV (B T, 3 D) with D = heads E;  O (B T, D);  cos, sin (T, E / 2)
 
 R turns the two halves of a head by the token's angles. One program takes BM queries of one head
-and all T keys at once: T is at most a few hundred, so no running maximum is needed. Halves are
-loaded apart and never put together: Q K' is the sum of two products.
+and all T keys at once: T is at most a few hundred, so no running maximum is needed. Halves
+of Q and K are loaded apart and never put together: Q K' is the sum of two products.
 
 Moved at least: 4 (3 + 1) B T D + 4 T E bytes.
 """
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import wait_for_previous
+from taolora_ros.kernels.int4 import fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
 
@@ -32,10 +32,11 @@ def turned(start, at, cos, sin, ok, E: tl.constexpr):
 
 @triton.jit
 def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-           BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr):
-    """Return one head's output (BM, 2, BE) in halves for queries (BM,); qkv starts the window.
+           BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr):
+    """Return one head's output (BM, 2 BE) for queries (BM,); qkv starts the window.
 
-    Loads go past the first-level cache: another program may have written what they read.
+    Each warp adds up other keys: of a product of so few columns all would make the same. Loads
+    go past the first-level cache: another program may have written what they read.
     """
     e = tl.arange(0, BE)
     e_ok = e[None, :] < E // 2
@@ -50,37 +51,35 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
     angle = key[:, None] * (E // 2) + e[None, :]
     k0, k1 = turned(start + D, k_at, tl.load(cos + angle, mask=key_ok, other=0.0),
                     tl.load(sin + angle, mask=key_ok, other=0.0), key_ok, E)
-    score = tl.dot(q0, tl.trans(k0), input_precision=PRECISION)
-    score = tl.dot(q1, tl.trans(k1), score, input_precision=PRECISION)
+    score = fine_product(q0, tl.trans(k0)) + fine_product(q1, tl.trans(k1))
     root: tl.constexpr = E ** -0.5
     score = tl.where((key < T)[None, :], score * root, -float('inf'))
     weight = tl.exp(score - tl.max(score, 1)[:, None])
     weight = weight / tl.sum(weight, 1)[:, None]
-    v0 = tl.load(start + 2 * D + k_at, mask=key_ok, other=0.0, cache_modifier='.cg')
-    v1 = tl.load(start + 2 * D + k_at + E // 2, mask=key_ok, other=0.0, cache_modifier='.cg')
-    return (tl.dot(weight, v0, input_precision=PRECISION),
-            tl.dot(weight, v1, input_precision=PRECISION))
+    weight = tl.permute(tl.reshape(weight, (BM, BT // 16, 16)), (1, 0, 2))
+    place = tl.arange(0, BT // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
+    column = tl.arange(0, 2 * BE)[None, None, :]
+    value = tl.load(start + 2 * D + place * 3 * D + column, mask=(place < T) & (column < E),
+                    other=0.0, cache_modifier='.cg')
+    return tl.sum(fine_product(weight, value), 0)
 
 
 @triton.jit
 def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
                      BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
-                     PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
+                     EARLY: tl.constexpr = False):
     """Attend with BM queries of one head of one window."""
     wait_for_previous(EARLY)
     tile, head, window = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     query = tile * BM + tl.arange(0, BM)
-    o0, o1 = attend(qkv + window * T * 3 * D, cos, sin, query, head, T, D, E, BM, BT, BE,
-                    PRECISION)
-    e = tl.arange(0, BE)
-    at = out + (window * T + query)[:, None] * D + head * E + e[None, :]
-    ok = (query < T)[:, None] & (e[None, :] < E // 2)
-    tl.store(at, o0, mask=ok)
-    tl.store(at + E // 2, o1, mask=ok)
+    y = attend(qkv + window * T * 3 * D, cos, sin, query, head, T, D, E, BM, BT, BE)
+    e = tl.arange(0, 2 * BE)
+    tl.store(out + (window * T + query)[:, None] * D + head * E + e[None, :], y,
+             mask=(query < T)[:, None] & (e < E)[None, :])
 
 
 def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: int,
-                     block_m: int = 16, precision: str = 'tf32x3') -> Launch:
+                     block_m: int = 16) -> Launch:
     """Return the launch of O (B T, D) into ``out``; T is the length of ``cos`` (T, E / 2)."""
     tokens, width = len(cos), out.shape[1]
     size = width // heads
@@ -88,7 +87,7 @@ def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: 
     return Launch(attention_kernel, (ceil_div(tokens, block_m), heads, len(out) // tokens), {
         'qkv': qkv, 'cos': cos, 'sin': sin, 'out': out}, {
         'T': tokens, 'D': width, 'E': size, 'BM': block_m, 'BT': max(power(tokens), 16),
-        'BE': max(power(size // 2), 16), 'PRECISION': precision})
+        'BE': max(power(size // 2), 16)})
 
 
 def attention_reference(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

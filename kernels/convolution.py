@@ -57,7 +57,7 @@ def convolution_kernel(inner, taps, bias, out, T: tl.constexpr, D: tl.constexpr,
 
 
 def convolution_launch(inner: Tensor, taps: Tensor, bias: Tensor, out: Tensor, tokens: int,
-                       block_m: int = 16, block_d: int = 64) -> Launch:
+                       block_m: int = 16, block_d: int = 64, warps: int = 4) -> Launch:
     """Return the launch of Y (B T, D) into ``out``; raise ValueError for an even J."""
     if len(taps) % 2 == 0:
         raise ValueError(f'taps: {len(taps)} of them have no middle, an odd number is needed')
@@ -66,7 +66,7 @@ def convolution_launch(inner: Tensor, taps: Tensor, bias: Tensor, out: Tensor, t
     grid = (ceil_div(tokens, block_m), ceil_div(width, block_d), len(out) // tokens)
     return Launch(convolution_kernel, grid, {
         'inner': inner, 'taps': taps, 'bias': bias, 'out': out}, {
-        'T': tokens, 'D': width, 'J': len(taps), 'BM': block_m, 'BD': block_d})
+        'T': tokens, 'D': width, 'J': len(taps), 'BM': block_m, 'BD': block_d}, warps)
 
 
 def convolution_reference(inner: Tensor, taps: Tensor, bias: Tensor, tokens: int) -> Tensor:

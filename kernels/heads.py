@@ -8,7 +8,7 @@
     norm: weight and bias (D each);  biases: b (K + 1 + S), b2 (C), scale (F)
 
 A program takes BM tokens; the last one of a window to arrive adds up its anomaly, always in the
-same order. Everything in full precision.
+same order. Everything as good as in full precision.
 
 The normed tokens are kept too: adaptation learns from them.
 
@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import wait_for_previous
+from taolora_ros.kernels.int4 import fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 from taolora_ros.kernels.rows import norm_statistics
 
@@ -32,11 +32,14 @@ MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
 
 @triton.jit
 def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y: tl.constexpr,
-             BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr, PRECISION: tl.constexpr):
-    """Return H (BM, BY) of rows of tokens; store what it is read off."""
+             BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr):
+    """Return H (BM, BY) of rows of tokens; store what it is read off.
+
+    Each warp adds up other inputs: of a product of so few columns all would make the same.
+    """
     mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
     y = tl.arange(0, BY)
-    total = tl.zeros((BM, BY), tl.float32)
+    total = tl.zeros((BD // 16, BM, BY), tl.float32)
     for block in range((D + BD - 1) // BD):
         d = block * BD + tl.arange(0, BD)
         value = tl.load(x + row[:, None] * D + d[None, :],
@@ -46,10 +49,14 @@ def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y:
                  + tl.load(norms + D + d, mask=d < D, other=0.0)[None, :])
         tl.store(embedding + row[:, None] * D + d[None, :], value,
                  mask=row_ok[:, None] & (d < D)[None, :])
-        matrix = tl.load(weight + d[:, None] * Y + y[None, :],
-                         mask=(d < D)[:, None] & (y < Y)[None, :], other=0.0)
-        total = tl.dot(value, matrix, total, input_precision=PRECISION)
-    return total + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
+        value = tl.where((d < D)[None, :], value, 0.0)
+        value = tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2))
+        share, k = tl.arange(0, BD // 16), tl.arange(0, 16)
+        place = block * BD + share[:, None, None] * 16 + k[None, :, None]
+        matrix = tl.load(weight + place * Y + y[None, None, :],
+                         mask=(place < D) & (y < Y)[None, None, :], other=0.0)
+        total += fine_product(value, matrix)
+    return tl.sum(total, 0) + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
 
 
 @triton.jit
@@ -117,7 +124,7 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
     TILES: tl.constexpr = (T + BM - 1) // BM
     t = tile * BM + tl.arange(0, BM)
     row, row_ok = window * T + t, t < T
-    h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY, PRECISION)
+    h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY)
     store_scores(h, probability, offset, row, row_ok, K, BY)
     found = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
     tl.store(squares + (window * TILES + tile) * BC + tl.arange(0, BC), found)
@@ -138,7 +145,7 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': 32, 'BY': max(power(columns), 16), 'BC': room,
+        'BM': block_m, 'BD': 128, 'BY': max(power(columns), 16), 'BC': room,
         'PRECISION': precision})
 
 

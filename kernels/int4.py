@@ -89,6 +89,24 @@ def fine_dot(x, factors, total):
 
 
 @triton.jit
+def shared_rows(K: tl.constexpr, N: tl.constexpr):
+    """Return the offsets (K / 16, 16, N) of a matrix (K, N), for ``shared_dot``."""
+    share, k, n = tl.arange(0, K // 16), tl.arange(0, 16), tl.arange(0, N)
+    return (share[:, None, None] * 16 + k[None, :, None]) * N + n[None, None, :]
+
+
+@triton.jit
+def shared_dot(x, factors, total):
+    """Add to total (K / 16, M, N) the parts of the product of x (M, K) and factors, as fine_dot.
+
+    Each warp takes other inputs: of a product of so few columns all would make the same.
+    """
+    shares: tl.constexpr = x.shape[1] // 16
+    x = tl.permute(tl.reshape(x, (x.shape[0], shares, 16)), (1, 0, 2))
+    return fine_dot(x, factors, total)
+
+
+@triton.jit
 def fine_product(x, y):
     """Return the product of float32 x and y, each taken as the sum of two float16."""
     x_high, y_high = x.to(tl.float16), y.to(tl.float16)

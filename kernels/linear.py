@@ -4,10 +4,10 @@
 
     X (M, K), Y and X0 (M, N), g (M,) one byte a token; weights as in layout.py
 
-Each program makes a (BM, BN) tile of Y. It reads X once (three times with a norm, the cache gives
-two of them), rounds it in registers, and walks over K blocks: one byte tile brings two integer
-products, the A tile beside it the low-rank ones of the same numbers. Nothing between X and Y goes
-to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one to arrive adds
+Each program makes a (BM, BN) tile of Y. It reads X for the integer products, for the low-rank ones
+and twice for a norm (the cache gives all but one), rounds it in registers, and walks over K
+blocks: one byte tile brings two integer products, the A tile beside it the low-rank ones of the
+same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one to arrive adds
 the parts in their order, so that results do not depend on which that was.
 
 With READY the codes of V come from quantize.py, a byte each, and X is not read: for many rows,
@@ -30,7 +30,7 @@ from torch import Tensor
 from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
-from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
+from taolora_ros.kernels.rows import add_low_rank, factors_at, norm_statistics, quantized_half
 from taolora_ros.quantization import grouped_matmul, quantize_activation
 
 
@@ -44,21 +44,22 @@ def add_shares(u, u_ready, row, row_ok, rows, RANK: tl.constexpr, SHARES: tl.con
 
 
 @triton.jit
-def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: tl.constexpr,
+def walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K: tl.constexpr,
          N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
          H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr,
          A_STEP: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-         SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
-    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R)."""
+         WHOLE: tl.constexpr, SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
+    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R).
+
+    WHOLE: low-rank products are of both half-blocks at once. What they cost is each operand's way
+    through shared memory, and for many rows the room that the operand takes there.
+    """
     padded: tl.constexpr = (K // GROUPS + H - 1) // H * H
     padded_k: tl.constexpr = (GROUPS * padded + 2 * H - 1) // (2 * H) * 2 * H
     scales = vectors + K * (3 if NORM else 1)
-    column = tl.arange(0, BN)
-    n = tile_n * BN + column
     total = tl.zeros((BM, BN), tl.float32)
     sums = tl.zeros((BM, BN), tl.int32)
-    u = tl.zeros((BM, RANK), tl.float32)
-    at = tile_n * BN * H + column[None, :] * H + tl.arange(0, H)[:, None]
+    u = tl.zeros((H // (8 if WHOLE else 16), BM, RANK), tl.float32)
     for block in range(first, last):
         if READY:
             q_at = x + row[:, None] * padded_k + 2 * block * H + tl.arange(0, H)[None, :]
@@ -69,7 +70,7 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
                                         H, NORM, ZERO)
             v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K,
                                         GROUPS, H, NORM, ZERO)
-        packed = tl.load(codes + block * CODE_STEP + at).to(tl.int8, bitcast=True)
+        packed = tl.load(codes + block * CODE_STEP + code_at).to(tl.int8, bitcast=True)
         low, high = nibbles(packed, ASM)
         if GROUPS == 1:
             sums = tl.dot(q0, low, sums, out_dtype=tl.int32)
@@ -85,35 +86,32 @@ def walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K: 
                 total += scaled((part >> 4).to(tl.float32), scale[None, :], SHIFT)
         if LORA:
             start = a + block * A_STEP
-            u = add_low_rank(u, v0, d0, start, RANK, H, PARTS)
-            u = add_low_rank(u, v1, d1, start + H * RANK, RANK, H, PARTS)
+            if WHOLE:
+                v, d, _ = quantized_half(x, vectors, row, row_ok, mean, rstd, block, K, 1, 2 * H,
+                                         NORM, ZERO)
+                u = add_low_rank(u, v, d, factors_at(start, 2 * H, 2 * H, RANK, PARTS), PARTS)
+            else:
+                second = start + H * RANK
+                u = add_low_rank(u, v0, d0, factors_at(start, H, 2 * H, RANK, PARTS), PARTS)
+                u = add_low_rank(u, v1, d1, factors_at(second, H, 2 * H, RANK, PARTS), PARTS)
     if GROUPS == 1:
         total = (sums >> 4).to(tl.float32)
-    return total, u
+    return total, tl.sum(u, 0)
 
 
 @triton.jit
-def finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K: tl.constexpr,
-           N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
-           BN: tl.constexpr, NORM: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr,
-           SHIFT: tl.constexpr):
+def finish(total, u, scale, bias, factors, opened, added, out, at, ok, GROUPS: tl.constexpr,
+           LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr):
     """Scale, add bias, gated U B and residual; store the tile."""
-    scales = vectors + K * (3 if NORM else 1)
-    n = tile_n * BN + tl.arange(0, BN)
-    n_ok = n < N
     if GROUPS == 1:
-        total = scaled(total, tl.load(scales + n, mask=n_ok, other=0.0)[None, :], SHIFT)
-    y = total + tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)[None, :]
+        total = scaled(total, scale[None, :], SHIFT)
+    y = total + bias[None, :]
     if LORA:
-        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * NB + n[None, :])
-        added = fine_dot(u, b_tile, tl.zeros_like(y))
-        y += tl.where(opened[:, None], added, 0.0)
+        y += tl.where(opened[:, None], fine_dot(u, factors, tl.zeros_like(y)), 0.0)
     if GELU:
         y = gelu(y)
-    at = row[:, None] * N + n[None, :]
-    ok = row_ok[:, None] & n_ok[None, :]
-    if residual is not None:
-        y += tl.load(residual + at, mask=ok, other=0.0)
+    if added is not None:
+        y += added
     tl.store(out + at, y, mask=ok)
 
 
@@ -124,49 +122,63 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                   BN: tl.constexpr, CODE_STEP: tl.constexpr, A_STEP: tl.constexpr,
                   SPLIT: tl.constexpr, SHARES: tl.constexpr, NORM: tl.constexpr,
                   ZERO: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
-                  READY: tl.constexpr, ASM: tl.constexpr, EARLY: tl.constexpr = False):
-    """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file."""
-    wait_for_previous(EARLY)
+                  READY: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
+                  EARLY: tl.constexpr = False):
+    """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file.
+
+    What no other kernel writes is loaded before the one in front has ended.
+    """
     tile_n, tile_m, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
+    each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
+    first, last = share * each, tl.minimum(share * each + each, blocks)
     row = tile_m * BM + tl.arange(0, BM)
-    row_ok = row < rows
-    mean = tl.zeros((BM,), tl.float32)
-    rstd = tl.zeros((BM,), tl.float32)
+    n = tile_n * BN + tl.arange(0, BN)
+    row_ok, n_ok = row < rows, n < N
+    scales = vectors + K * (3 if NORM else 1)
+    scale, b_tile, added = None, None, None
+    code_at = tile_n * BN * H + tl.arange(0, BN)[None, :] * H + tl.arange(0, H)[:, None]
+    if GROUPS == 1:
+        scale = tl.load(scales + n, mask=n_ok, other=0.0)
+    bias = tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)
+    if LORA:
+        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * NB + n[None, :])
+    wait_for_previous(EARLY)
+    at, ok = row[:, None] * N + n[None, :], row_ok[:, None] & n_ok[None, :]
+    if residual is not None:
+        added = tl.load(residual + at, mask=ok, other=0.0)
+    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
     opened = row_ok
     if LORA:
         opened = tl.load(gate + row, mask=row_ok, other=0) != 0
     if NORM and not READY:
         mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
-    blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
-    each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
-    first, last = share * each, tl.minimum(share * each + each, blocks)
     if LORA == 2:
         if tl.max(opened.to(tl.int32), 0) > 0:
-            total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
-                            N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 1,
-                            SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
+                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                            1, WHOLE, SHIFT, READY, ASM)
         else:
-            total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K,
-                            N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 0,
-                            SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
+                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                            0, WHOLE, SHIFT, READY, ASM)
     else:
-        total, u = walk(x, codes, a, vectors, row, row_ok, tile_n, first, last, mean, rstd, K, N,
-                        GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                        LORA == 1, SHIFT, READY, ASM)
-    rank = tl.arange(0, RANK)[None, :]
+        total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K,
+                        N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
+                        LORA == 1, WHOLE, SHIFT, READY, ASM)
     if SPLIT == 1:
         if LORA == 3:
             u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
-        finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, NB,
-               GROUPS, RANK, BN, NORM, LORA, GELU, SHIFT)
+        finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
+               SHIFT)
     else:
         # Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
         tiles_n = tl.num_programs(0)
         tile = tile_m * tiles_n + tile_n
-        at = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-        u_at = tl.arange(0, BM)[:, None] * RANK + rank
+        part_at = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
+        u_at = tl.arange(0, BM)[:, None] * RANK + tl.arange(0, RANK)[None, :]
         u_parts = parts + tl.num_programs(1) * tiles_n * SPLIT * BM * BN
-        tl.store(parts + (tile * SPLIT + share) * BM * BN + at, total)
+        tl.store(parts + (tile * SPLIT + share) * BM * BN + part_at, total)
         if LORA == 1 or LORA == 2:
             tl.store(u_parts + (tile * SPLIT + share) * BM * RANK + u_at, u)
         tl.debug_barrier()
@@ -175,21 +187,21 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
             total = tl.zeros((BM, BN), tl.float32)
             u = tl.zeros((BM, RANK), tl.float32)
             for part in range(SPLIT):
-                total += tl.load(parts + (tile * SPLIT + part) * BM * BN + at,
+                total += tl.load(parts + (tile * SPLIT + part) * BM * BN + part_at,
                                  cache_modifier='.cg')
                 if LORA == 1 or LORA == 2:
                     u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
                                  cache_modifier='.cg')
             if LORA == 3:
                 u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
-            finish(total, u, b, vectors, opened, residual, out, row, row_ok, tile_n, K, N, NB,
-                   GROUPS, RANK, BN, NORM, LORA, GELU, SHIFT)
+            finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
+                   SHIFT)
 
 
 def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                   residual: Tensor | None = None, u: Tensor | None = None, gelu: bool = False,
                   lora: int = 1, block_m: int = 16, split: int = 1, warps: int = 4,
-                  stages: int = 3) -> Launch:
+                  stages: int = 2) -> Launch:
     """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R).
 
     ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it; raise
@@ -211,7 +223,8 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
         'parts': parts, 'arrived': arrived, 'rows': rows}, {
         **weights.constants, 'BM': block_m, 'SPLIT': split,
         'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
-        'READY': x.dtype == torch.int8, 'ASM': not interpreted()}, warps, stages)
+        'READY': x.dtype == torch.int8, 'WHOLE': weights.groups == 1 and block_m <= 16,
+        'ASM': not interpreted()}, warps, stages)
 
 
 def linear_reference(x: Tensor, gate: Tensor, codes: Tensor, w_scale: Tensor, x_inv: Tensor,

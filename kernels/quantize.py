@@ -21,7 +21,7 @@ from torch import Tensor
 
 from taolora_ros.kernels.launch import Launch, ceil_div
 from taolora_ros.kernels.layout import LayerWeights, half_blocks
-from taolora_ros.kernels.rows import add_low_rank, norm_statistics, quantized_half
+from taolora_ros.kernels.rows import add_low_rank, factors_at, norm_statistics, quantized_half
 from taolora_ros.quantization import quantize_activation
 
 NO_ZERO = 8  # added to symmetric codes, so that they are not negative
@@ -42,7 +42,7 @@ def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.c
     blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
     each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
     offset: tl.constexpr = 8 if ZERO < 0 else ZERO
-    total = tl.zeros((BM, RANK), tl.float32)
+    total = tl.zeros((H // 16, BM, RANK), tl.float32)
     k = tl.arange(0, H)
     for block in range(share * each, tl.minimum(share * each + each, blocks)):
         v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS, H,
@@ -60,11 +60,12 @@ def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.c
                 tl.store(codes + 2 * at + H + k[None, :], q1, mask=row_ok[:, None])
         if u is not None:
             start = a + block * A_STEP
-            total = add_low_rank(total, v0, d0, start, RANK, H, PARTS)
-            total = add_low_rank(total, v1, d1, start + H * RANK, RANK, H, PARTS)
+            total = add_low_rank(total, v0, d0, factors_at(start, H, 2 * H, RANK, PARTS), PARTS)
+            total = add_low_rank(total, v1, d1,
+                                 factors_at(start + H * RANK, H, 2 * H, RANK, PARTS), PARTS)
     if u is not None:
         r = tl.arange(0, RANK)
-        tl.store(u + (share * rows + row[:, None]) * RANK + r[None, :], total,
+        tl.store(u + (share * rows + row[:, None]) * RANK + r[None, :], tl.sum(total, 0),
                  mask=row_ok[:, None])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from taolora_ros.kernels.int4 import fine_dot, round_clamp
+from taolora_ros.kernels.int4 import round_clamp, shared_dot, shared_rows
 
 EPS = tl.constexpr(1e-5)  # of the norm, as in torch
 WHOLE = tl.constexpr(128)  # numbers of a row that are loaded at once
@@ -69,9 +69,18 @@ def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROU
 
 
 @triton.jit
-def add_low_rank(u, value, dropped, a, RANK: tl.constexpr, H: tl.constexpr, PARTS: tl.constexpr):
-    """Add to u (BM, R) the product of one half-block with its rows of A, which start at a."""
-    at = tl.arange(0, H)[:, None] * RANK + tl.arange(0, RANK)[None, :]
+def factors_at(a, K: tl.constexpr, second, RANK: tl.constexpr, PARTS: tl.constexpr):
+    """Return K rows of A from a on: those for V - Q4(V) and, ``second`` rows further, for V.
+
+    They are (K / 16, 16, R) each; with one of the PARTS both are the same.
+    """
+    at = a + shared_rows(K, RANK)
+    return tl.load(at), tl.load(at + (PARTS - 1) * second * RANK)
+
+
+@triton.jit
+def add_low_rank(u, value, dropped, factors, PARTS: tl.constexpr):
+    """Add to u (K / 16, BM, R) the products of numbers (BM, K) with ``factors_at`` them."""
     if PARTS == 2:
-        u = fine_dot(dropped, tl.load(a + at), u)
-    return fine_dot(value, tl.load(a + (PARTS - 1) * 2 * H * RANK + at), u)
+        u = shared_dot(dropped, factors[0], u)
+    return shared_dot(value, factors[1], u)

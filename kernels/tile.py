@@ -119,9 +119,9 @@ def add_outer(x, m, codes, factors, vectors, opened, D: tl.constexpr, S: tl.cons
 
 
 @triton.jit
-def hidden_sums(x, codes, factors, vectors, opened, begin, end, D: tl.constexpr, S: tl.constexpr,
+def hidden_sums(x, codes, factors, vectors, opened, D: tl.constexpr, S: tl.constexpr,
                 RANK: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, ASM: tl.constexpr):
-    """Return what hidden numbers begin..end - 1 of the MLP of X add to its sums and its U.
+    """Return the sums of the MLP of X and its U.
 
     Sums are of both halves of the outputs, (BM, D / 2) each; U is (BM, RANK).
     """
@@ -135,7 +135,7 @@ def hidden_sums(x, codes, factors, vectors, opened, begin, end, D: tl.constexpr,
     pair, h = tl.arange(0, D // 2), tl.arange(0, 2 * BH)
     first, second = tl.zeros((BM, D // 2), tl.int32), tl.zeros((BM, D // 2), tl.int32)
     none, u2 = tl.zeros((BM, BH), tl.int32), tl.zeros((BM, RANK), tl.float32)
-    for j in range(begin, end, 2 * BH):
+    for j in range(0, S, 2 * BH):
         sums = add_products(none, none, q, at, j // 2 + tl.arange(0, BH), D, ASM)
         y = gelu(completed(end_to_end(sums[0], sums[1]), u, outs, outs + S, b, opened, j + h, S,
                            RANK))

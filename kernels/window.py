@@ -93,8 +93,8 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
             at = codes + block * (2 * D * D + S * D)
             low_rank = factors + block * (11 * D + 3 * S) * RANK
             x = add_outer(x, m, at, low_rank, weights, opened, D, S, RANK, BM, ASM)
-            first, second, u = hidden_sums(x, at, low_rank, weights, opened, 0, S, D, S, RANK, BM,
-                                           BH, ASM)
+            first, second, u = hidden_sums(x, at, low_rank, weights, opened, D, S, RANK, BM, BH,
+                                           ASM)
             x = add_down(x, first, second, u, low_rank, weights, opened, D, S, RANK)
         if stage < BLOCKS:
             store_inner(x, inner + (stage & 1) * inner_size,

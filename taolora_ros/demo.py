@@ -7,7 +7,6 @@ as fast. Nothing of the node is imported here; it is only talked to.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taolora_ros.evaluation.beats import TOLERANCE, match
+from taolora_ros.own_domain import own_domain
 from taolora_ros.recordings import Recording, read_npz
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.shipped import shipped
@@ -54,7 +54,17 @@ def main(node_arguments: Sequence[str] = ()) -> int:
         console.print(f'taolora demo: {error}: run `make setup`, or source ROS 2 and a workspace '
                       'with taolora_msgs', markup=False)
         return 1
-    alone = _own_domain()
+    chosen = 'ROS_DOMAIN_ID' in os.environ
+    with own_domain():
+        return _show(node_arguments, console,
+                     '' if chosen else f'ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]} ')
+
+
+def _show(node_arguments: Sequence[str], console: Console, alone: str) -> int:
+    """Play both recordings to a node and tell what it found; return the exit status.
+
+    ``alone`` goes in front of a command that is to hear it.
+    """
     ecg, scene = next(read_npz(shipped(ECG))), imu_scene(seed=SCENE)
     console.print(
         f'ECG: {ecg.duration_s:.0f} s of record 119 of the MIT-BIH Arrhythmia Database (ODC-By '
@@ -80,15 +90,6 @@ def main(node_arguments: Sequence[str] = ()) -> int:
         return 1
     console.print(_summary(events, ecg, scene))
     return 0
-
-
-def _own_domain() -> str:
-    """Keep to this machine and, unless one is chosen, to a ROS domain nobody else uses."""
-    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    if 'ROS_DOMAIN_ID' in os.environ:
-        return ''
-    os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randrange(1, 101))
-    return f'ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]} '
 
 
 def _start(arguments: Sequence[str], log) -> subprocess.Popen:

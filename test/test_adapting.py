@@ -106,12 +106,29 @@ def test_damaged_checkpoint_is_told_kept_aside_and_does_not_stop_learning(model,
     adapting.close()
 
 
-def test_what_limits_refuse_is_kept_aside(model, tmp_path):
+def test_what_does_harm_is_refused_and_kept_aside(model, tmp_path, monkeypatch):
     adapting, feeds, _ = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]))
     adapting.close()
-    adapting, feeds, log = make(model, tmp_path, 'chest', settings=ON.changed(max_norm=1e-3))
+    monkeypatch.setattr('taolora_ros.adaptation.learner.Learner.damage', lambda *_: (0.5, 0.0))
+    adapting, feeds, log = make(model, tmp_path, 'chest', settings=ON.changed(max_lost=0.05))
     assert any('begins anew' in text and '.refused-' in text for text in log)
+    adapting.close()
+
+
+def test_a_norm_lowered_before_the_start_shrinks_what_is_loaded(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    most = 0.4 * float(adapting.status('chest')['adaptation_norm'])
+    adapting.close()
+    lowered = ON.changed(max_norm=most)
+    adapting, feeds, log = make(model, tmp_path, 'chest', settings=lowered)
+    assert not any('begins anew' in text for text in log)
+    assert 0.9 * most <= float(adapting.status('chest')['adaptation_norm']) <= most + 1e-3
+    scores = [e.score for e in beats(feeds[0])]
+    adapting.close()
+    adapting, feeds, _ = make(model, tmp_path, 'chest')  # what was shrunk has been saved
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(scores, abs=2e-3)
     adapting.close()
 
 

@@ -26,8 +26,8 @@ def taolora(*arguments):
 
 
 @pytest.mark.parametrize('target, engine, families', [
-    ('sm_87', 'fused', {'linear', 'attention', 'convolution', 'patches', 'heads'}),
-    ('sm_90', 'mega', {'window'})])
+    ('sm_87', 'fused', {'fetch', 'linear', 'attention', 'convolution', 'patches', 'heads'}),
+    ('sm_90', 'mega', {'fetch', 'window'})])
 def test_kernels_compile_and_fit(tmp_path, target, engine, families):
     pytest.importorskip('triton')
     file = tmp_path / 'compiled.json'
@@ -38,9 +38,9 @@ def test_kernels_compile_and_fit(tmp_path, target, engine, families):
     assert told['target'] == target
     assert {k['name'] for k in told['kernels']} == {f'{name}_kernel' for name in families}
     for kernel in told['kernels']:
-        assert 16 < kernel['registers'] <= 255
+        assert 8 < kernel['registers'] <= 255
         assert 0 <= kernel['shared_bytes'] <= TARGETS[target].shared_bytes
-        assert kernel['spills'] >= 0 and kernel['instructions'] > 100
+        assert kernel['spills'] >= 0 and kernel['instructions'] > 30
 
 
 def test_what_the_assembler_prints_is_what_is_read(tmp_path):

@@ -86,7 +86,7 @@ def test_tiles_and_stages_apart_are_the_same_as_one_program(kernels):
     engine = MegaEngine(played.model, kernels.type, persistent=False, block_m=16, check=False)
     blocks, tokens = len(played.model.network.blocks), played.model.spec.tokens
     near(engine.run(played.windows[:1], played.gates[:1]), played)
-    launches = engine.slot(1).launches
+    launches = [one for one in engine.slot(1).launches if one.name == 'window_kernel']
     assert not launches[0].arguments['counters'].any()  # ready for the next launch
     assert len(launches) == blocks + 1
     assert launches[0].grid == (tokens // 16, 1)
@@ -117,7 +117,8 @@ def test_tiles_that_cannot_be_are_refused(options, message):
 
 
 @pytest.mark.parametrize('options', [
-    {'mlp': 128}, {'mlp': 64, 'warps': 2}, {'split': 4, 'early': torch.cuda.is_available()}],
+    {'warps': 2}, {'split': 4, 'early': torch.cuda.is_available()
+                      and torch.cuda.get_device_capability() >= (9, 0)}],
     ids=str)
 def test_other_ways_of_a_kernel_a_layer_give_the_same(kernels, options):
     from taolora_ros.engine.fused import FusedEngine

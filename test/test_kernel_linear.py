@@ -76,6 +76,7 @@ def error(got, wanted):
     (33, 128, 70, 8, {'norm': True}),
     (17, 130, 61, 20, {'groups': 5, 'zero': 7}),
     (18, 200, 65, 32, {'residual': False, 'zero': 0}),
+    (7, 150, 40, 4, {'norm': True}),
     (1, 77, 25, 1, {'groups': 7, 'shift': True})])
 def test_layer_is_that_of_float64(kernels, m, k, n, rank, options):
     case = Case(kernels, m, k, n, rank, **options)
@@ -97,7 +98,7 @@ def test_integers_are_exact(kernels, half, zipper):
 
 
 def test_shared_tiles_add_up_to_the_same_bits(kernels):
-    case = Case(kernels, 6, 700, 33, 5, zero=4)
+    case = Case(kernels, 6, 700, 33, 5, zero=4)  # six blocks, by four: one share has none
     assert torch.equal(case.run(split=4, lora=0), case.run(lora=0))
     assert error(case.run(split=4, gelu=True), case.wanted(gelu=True)) < 1e-5
 

@@ -40,9 +40,10 @@ def test_convolution(kernels, windows, tokens, width, taps):
     from taolora_ros.kernels.convolution import convolution_launch, convolution_reference
     inner, weight, bias = random(windows * tokens, 2 * width), random(taps, width), random(width)
     wanted = convolution_reference(inner.double(), weight.double(), bias.double(), tokens)
-    out = torch.empty(windows * tokens, width, device=kernels)
-    check(convolution_launch(*(t.to(kernels) for t in (inner, weight, bias)), out, tokens), [out],
-          [wanted])
+    for tile in ({}, {'block_m': 2, 'block_d': 32, 'warps': 1}):
+        out = torch.full((windows * tokens, width), torch.nan, device=kernels)
+        check(convolution_launch(*(t.to(kernels) for t in (inner, weight, bias)), out, tokens,
+                                 **tile), [out], [wanted])
     with pytest.raises(ValueError, match='odd'):
         convolution_launch(inner, weight[1:], bias, out, tokens)
 
@@ -57,7 +58,7 @@ def test_embedding(kernels, rows, size, width):
 
 
 @pytest.mark.parametrize('windows, tokens, width, classes, narrow, features, samples', [
-    (2, 64, 128, 5, 8, 1, 16), (3, 11, 42, 2, 3, 8, 3)])
+    (2, 64, 128, 5, 8, 1, 16), (3, 11, 42, 2, 3, 8, 3), (1, 18, 150, 3, 4, 2, 5)])
 def test_heads(kernels, windows, tokens, width, classes, narrow, features, samples):
     from taolora_ros.kernels import heads
     columns, size = classes + 1 + narrow, features * samples

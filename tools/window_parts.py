@@ -165,8 +165,11 @@ def answer(case: dict) -> list[dict]:
 
 
 def measured(model: Model, engine: graph.GraphEngine) -> dict:
-    """Return microseconds of a window (kernels alone, each of them, with copies, host to host),
-    how far probabilities are from the reference's on average, and whether they are so twice."""
+    """Return microseconds of a window (kernels one by one, each of them, as a graph, host to host),
+    how far probabilities are from the reference's on average, and whether they are so twice.
+
+    The first of the kernels is that which fetches the window.
+    """
     windows, gates = given(model, 1)
     first, again = (engine.run(windows, gates).probability for _ in range(2))
     wanted = ReferenceEngine(with_half_lora(model), 'cpu').run(windows, gates).probability
@@ -212,9 +215,10 @@ def run_once(name: str) -> bool:
     model, graph.EARLY, right = load_model(find_model(name)), (), True
     for way, options in ONCE:
         engine = make_gpu_engine(way, model, check=False, **options)
-        buffers = graph.make_buffers(model, 2, 'cuda')
-        buffers.windows.normal_()
+        buffers = graph.on_device(model, graph.make_buffers(model, 2, 'cpu', pinned=True), 'cuda')
+        buffers.source[:buffers.windows.numel() * 4].view(torch.float32).normal_()
         graph.issue(engine.launches(buffers), cuda=True)
+        torch.cuda.synchronize()
         off = float((buffers.probability.sum(-1) - 1).abs().max())
         print(f'{way} {options}: probabilities add up to 1 within {off:.1e}', flush=True)
         right &= off < 1e-3

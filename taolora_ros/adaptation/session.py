@@ -83,13 +83,18 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
-            if self._head.size > settings.max_norm:
-                self._head.shrink(SETTLED * settings.max_norm / self._head.size)
-                self.counts['limited'] += 1
+            self.counts['limited'] += self._shrunk()
             self._head.apply(settings.enabled)
             self._lean()
             for memory in self._memories.values():
                 memory.resize(settings.events, settings.seconds)
+
+    def _shrunk(self) -> bool:
+        """Shrink what is settled to the limit of the norm; return whether it was over."""
+        over = self._head.size > self._settings.max_norm
+        if over:
+            self._head.shrink(SETTLED * self._settings.max_norm / self._head.size)
+        return over
 
     @property
     def delta(self) -> np.ndarray:
@@ -268,19 +273,18 @@ class Session:
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
 
-        It must keep within the limits that hold now.
+        It must do no more harm than is allowed now; a lower norm holds as if it were running.
         """
         with self._lock:
-            before, limits = self._head.state(), self._settings
+            before = self._head.state()
             self._head.load(layers)
-            harm = self._learner.harm(self._head.settled, limits)
-            if self._head.size > limits.max_norm:
-                harm = (f'it changes logits by {self._head.size:.2f}, at most {limits.max_norm} '
-                        'are allowed')
+            shrunk = self._shrunk()
+            harm = self._learner.harm(self._head.settled, self._settings)
             if harm:
                 self._head.load(before)
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
+            self.counts['limited'] += shrunk  # so that it is saved
             self._lean()
 
     def status(self) -> dict[str, float]:

@@ -190,7 +190,7 @@ def _orin(args: argparse.Namespace, report) -> tuple[dict, object]:
 
 def run(args: argparse.Namespace) -> tuple[dict, object]:
     """Return the figures and a table of them; raise ValueError when they cannot be measured."""
-    from taolora_ros.bench.processes import own_domain
+    from taolora_ros.own_domain import own_domain
     from taolora_ros.progress import progress
     if args.needs_ros:
         _check_ros()

@@ -19,10 +19,8 @@ PROGRAMS = {'sm_87': 8, 'sm_90': 132}  # that are surely on it at once: multipro
 
 def alone(model) -> list:
     """Return what no engine launches as it is made: the gate of 8 streams, a large layer for one
-    row and for many, the MLP in one kernel."""
+    row and for many."""
     from taolora_ros.bench.gpu_layers import Shape, layer_launches
-    from taolora_ros.engine.gpu import make_gpu_engine
-    from taolora_ros.engine.graph import make_buffers
     from taolora_ros.kernels.gate import gate_constants, gate_launch, gate_state
     spec, cpu = model.spec, torch.device('cpu')
     features = torch.zeros(8, spec.patch * 4, model.network.features)
@@ -32,13 +30,10 @@ def alone(model) -> list:
     x, gate, out = torch.zeros(1, k), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, k)
     shapes = (Shape('few rows', 64, 32, 16), Shape('fused', 64, 64, 16, 4),
               Shape('two kernels', 64, 128, 64, 1, 8))
-    whole = make_gpu_engine('fused', model, 'cpu', programs=1, mlp=128)
     return [gate_launch(features, gate_state(spec, 8, cpu), gate_constants(spec, cpu),
                         torch.zeros(8, 4, dtype=torch.uint8)),
             *(launch for shape in shapes
-              for launch in layer_launches(shape, x, weights, gate, out)),
-            next(launch for launch in single(whole.launches(make_buffers(model, 1, 'cpu')))
-                 if launch.name == 'mlp_kernel')]
+              for launch in layer_launches(shape, x, weights, gate, out))]
 
 
 def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
@@ -46,11 +41,11 @@ def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
     if engine == ALONE:
         return alone(model)
     from taolora_ros.engine.gpu import make_gpu_engine
-    from taolora_ros.engine.graph import make_buffers
+    from taolora_ros.engine.graph import make_buffers, on_device
     early = {'early': TARGETS[target].capability >= 90} if engine == 'fused' else {}
     made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **early)
-    return [launch for batch in batches
-            for launch in single(made.launches(make_buffers(model, batch, 'cpu')))]
+    return [launch for batch in batches for launch in single(made.launches(
+        on_device(model, make_buffers(model, batch, 'cpu'), 'cpu')))]
 
 
 def single(steps) -> list:

@@ -9,7 +9,7 @@ from taolora_ros.model_file import Model
 TILE = 16      # tokens of one program
 SHARES = 4     # of the inputs of the MLP's second layer, where there is one window
 FINE = 2       # products that a low-rank one is made of, see kernels/int4.py
-THREE = 3      # and a float32 one on tensor cores (tf32x3), at half the rate of float16
+THREE = 3      # and a float32 one, of two float16 each (int4.py) or tf32x3, at half the rate
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def count_window(model: Model, engine: str) -> Counts:
                 or 'conv' in name or name.split('.')[0] in ('embed', 'head', 'squeeze', 'rebuild'))
     ends = sum(m.weight.numel() for m in (network.embed, network.head, network.squeeze,
                                           network.rebuild))
-    full = 2 * tokens * (ends + attentions * 2 * tokens * width)
+    head = network.head.weight.numel() + network.squeeze.weight.numel()
+    halves = 2 * tokens * (head + attentions * 2 * tokens * width)  # float32, as float16
+    full = 2 * tokens * (ends - head)                                        # as tf32
     layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
     rank = max(r for _, _, r, _ in linears)
     between = {  # fused: and the shares of the MLP's second layer
@@ -63,8 +65,8 @@ def count_window(model: Model, engine: str) -> Counts:
     in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
     if engine == 'fp16':
         return Counts(2 * (matrix + lora + small), in_and_out, between[engine], 0,
-                      2 * tokens * (matrix + lora) + full, launches, programs)
+                      2 * tokens * (matrix + lora) + halves + full, launches, programs)
     scales = sum(4 * (k + n) for k, n, _, _ in linears)
     return Counts(matrix // 2 + 2 * lora + 4 * small + scales, in_and_out, between[engine],
-                  2 * tokens * matrix, FINE * 2 * tokens * lora + 2 * THREE * full, launches,
-                  programs)
+                  2 * tokens * matrix,
+                  FINE * 2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)

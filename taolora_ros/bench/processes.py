@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 90.0  # s a process may take to start on a machine that is busy
-
-
-@contextmanager
-def own_domain() -> Iterator[None]:
-    """Keep to this machine and, unless one is chosen, to a ROS domain nobody else uses.
-
-    The locks are those of the test sessions: neither hears what the other plays.
-    """
-    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    if 'ROS_DOMAIN_ID' in os.environ:
-        yield
-        return
-    # Ports of the domains 1 to 101 lie below those that Linux hands out to anybody.
-    for domain in random.SystemRandom().sample(range(1, 102), 101):
-        name = f'taolora_ros_domain_{domain}_{os.getuid()}.lock'
-        with (Path(tempfile.gettempdir()) / name).open('w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.environ['ROS_DOMAIN_ID'] = str(domain)
-            try:
-                yield
-            finally:
-                del os.environ['ROS_DOMAIN_ID']
-            return
-    raise RuntimeError('all ROS domains from 1 to 101 are in use')
 
 
 def machine() -> str:

@@ -12,48 +12,49 @@ from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
-from taolora_ros.kernels.launch import Launch, interpreted, overlapped
+from taolora_ros.kernels.launch import Launch, interpreted
 from taolora_ros.kernels.layout import LayerWeights, Tiles
 from taolora_ros.kernels.linear import linear_launch
-from taolora_ros.kernels.mlp import mlp_launch
 from taolora_ros.kernels.patches import patches_launch
-from taolora_ros.kernels.window_layout import window_weights
 from taolora_ros.model_file import Model
 
-FEW = 128  # rows: tiles of them leave most of a GPU without work
+FEW = 128   # rows: tiles of them leave most of a GPU without work
+SOME = 512  # rows: small tiles keep it busy
 
 
 class FusedEngine(GraphEngine):
-    """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks."""
+    """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks.
+
+    On a GPU with memory of its own another one in front fetches the windows.
+    """
 
     name = 'fused'
 
     def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
                  block_m: int | None = None, lora: int = 1, warps: int = 4,
-                 split: int | None = None, mlp: int = 0, early: bool | None = None, **options):
+                 split: int | None = None, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
         ``split`` programs share the inputs of a tile of each linear; None: 4 share those of the
-        MLP's second layer where there are few rows. With ``mlp`` the MLP is one kernel, of which a
-        program makes so many hidden numbers. ``early`` lets a kernel begin while the one before
-        ends, None: where the GPU can.
+        MLP's second layer where there are few rows. ``early`` lets a kernel begin while the one
+        before ends, None: where the GPU can.
         """
         # The interpreter takes as long for a small tile as for a large one.
         self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
-        self._block_m, self._lora, self._warps = block_m, lora, warps
-        self._split, self._mlp, self._early = split, mlp, early
+        self._block_m, self._lora, self._warps, self._split = block_m, lora, warps, split
+        if early is None:
+            early = (device == 'cuda' and not interpreted()
+                     and torch.cuda.get_device_capability() >= (9, 0))
+        self._early = early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
         self._blocks = [block_weights(block, self._device, self.tiles)
                         for block in model.network.blocks]
         self._ends = end_weights(model, self._device)
-        shape = model.spec.network
-        self._window = window_weights(model.network.blocks, shape.width // shape.heads,
-                                      self._mlp // 2, self._device) if self._mlp else None
 
-    def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
-        """Return what runs a batch of the size of ``buffers``, in order."""
+    def _steps(self, buffers: Buffers) -> Sequence[Launch | Fork]:
+        """Return the launches of embedding, blocks and heads."""
         spec, ends = self._model.spec, self._ends
         width, rows = spec.network.width, len(buffers.gates)
 
@@ -63,25 +64,18 @@ class FusedEngine(GraphEngine):
         x, inner, mixed, hidden = room(1), room(3), room(1), room(spec.network.mlp)
         steps: list[Launch | Fork] = [
             patches_launch(buffers.windows, ends.embed, ends.embed_bias, x)]
-        for number, block in enumerate(self._blocks):
+        for block in self._blocks:
             wide = inner.flatten()[:rows * block.inner.n].view(rows, -1)
             steps += self.layer(x, block.inner, buffers.gates, wide)
             steps.append(self._mix(block, wide, mixed))
             steps += self.layer(mixed, block.outer, buffers.gates, x, residual=x)
-            if self._window:
-                steps.append(mlp_launch(x, self._window, number, buffers.gates, self._rows(rows),
-                                        self._warps))
-                continue
             steps += self.layer(x, block.up, buffers.gates, hidden, gelu=True)
             steps += self.layer(hidden, block.down, buffers.gates, x, residual=x)
         steps.append(heads_launch(
             x, buffers.windows, ends.heads, ends.rebuild, ends.norm, ends.biases,
             buffers.probability, buffers.offset, buffers.anomaly, buffers.embedding,
             self._rows(0)))
-        early = self._early
-        if early is None:
-            early = self._cuda and torch.cuda.get_device_capability(self._device) >= (9, 0)
-        return overlapped(steps) if early else steps
+        return steps
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
@@ -94,12 +88,15 @@ class FusedEngine(GraphEngine):
         """Return how many rows a program takes: few when there are few, to use the whole GPU."""
         if interpreted():
             return 64
-        return self._block_m or (16 if rows <= 512 else 32)
+        return self._block_m or (16 if rows <= SOME else 32)
 
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
         if block.taps is not None:
+            tile = {'block_m': self._rows(0)}
+            if len(out) <= SOME and not interpreted():  # what takes time is a tile's many loads
+                tile = {'block_m': 2, 'block_d': 32, 'warps': 1}
             return convolution_launch(inner, block.taps, block.tap_bias, out,
-                                      self._model.spec.tokens, self._rows(0))
+                                      self._model.spec.tokens, **tile)
         return attention_launch(inner, self._ends.cos, self._ends.sin, out,
                                 self._model.spec.network.heads, self._rows(0))
 
@@ -111,5 +108,3 @@ class FusedEngine(GraphEngine):
         _, number, *path = layer.split('.')
         a, b = values['lora_a'], values['lora_b']
         getattr(self._blocks[int(number)], path[-1]).load_lora(a, b)
-        if self._window:
-            self._window.load_lora(int(number), path[-1], a, b)

@@ -39,8 +39,8 @@ class MegaEngine(GraphEngine):
                                        self._block_h, self._device)
         self._ends = end_weights(model, self._device)
 
-    def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
-        """Return what runs a batch of the size of ``buffers``, in order."""
+    def _steps(self, buffers: Buffers) -> Sequence[Launch | Fork]:
+        """Return the launch of all stages, or one of each."""
         spec, network = self._model.spec, self._model.network
         constants = {
             'BLOCKS': len(network.blocks), 'T': spec.tokens,
