@@ -108,7 +108,7 @@ IMU_FALLS = ModelSpec(
                   floor=0.05))
 
 ECG_BEATS = ModelSpec(
-    name='ecg_beats', version='3', kind='ecg', labels=('beat', 'veb'),
+    name='ecg_beats', version='4', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
     rate=125.0, patch=16, tokens=64, hop=0.256, delay=0.96, refractory=0.19,
     bias=(0.0, -0.85),

@@ -59,6 +59,10 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     with pytest.raises(ValueError, match='other options'):
         train(tiny_spec(), imu_corpus(tiny_spec()), TrainOptions(steps=steps, seed=5), CPU,
               checkpoint, resume=True)
+    known = imu_corpus(tiny_spec())
+    known.subject[0] = 'somebody else'
+    with pytest.raises(ValueError, match='other options or subjects'):
+        train(tiny_spec(), known, train_tiny.options(steps, 5), CPU, checkpoint, resume=True)
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):

@@ -107,14 +107,14 @@ def test_teacher_is_refused_where_it_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match='ecg_beats .* cannot teach imu_falls'):
         load_teacher(other, model)
 
-    def blind_to(*subjects):
+    def taught_by(*subjects):
         save_model(other, model.spec, model.network, model.anomaly_scale,
-                   {'left_out': list(subjects)}, {})
+                   {'subjects': list(subjects)}, {})
         return other
-    model.metadata['provenance']['left_out'] = ['a', 'b']
-    assert load_teacher(blind_to('c', 'a', 'b'), model).spec == model.spec
-    with pytest.raises(ValueError, match='may have seen b, which'):
-        load_teacher(blind_to('a', 'c'), model)
+    model.metadata['provenance']['subjects'] = ['a', 'b']
+    assert load_teacher(taught_by('b'), model).spec == model.spec
+    with pytest.raises(ValueError, match='was trained on c, which the model to be quantized was'):
+        load_teacher(taught_by('a', 'c'), model)
 
 
 def test_train_makes_teachers_and_keeps_them_when_it_goes_on(tmp_path, command, capsys):
@@ -151,6 +151,9 @@ def test_folds_have_teachers_that_left_out_the_same(tmp_path, command, capsys):
         assert fold['teachers'] == [teacher['training']]
     assert set(find_folds(tmp_path, 'imu')) == {'a', 'b'}, 'teachers are no folds'
     assert '--folds 2 --seed 0 --teachers 1"' in told.read_text()
+    capsys.readouterr()
+    assert main([*folds, '--teachers', '1', '--tune', '3']) == 2, 'tuned otherwise'
+    assert main([*folds, '--teachers', '1', '--leave-out', 'c']) == 2, 'they may know c'
     capsys.readouterr()
     assert main(folds) == 2, 'these folds were taught'
     assert 'm.fold0.safetensors: was trained with other options' in capsys.readouterr().err

@@ -82,8 +82,9 @@ def by_seed() -> list[list[str]]:
         parts = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %'}
         if key == 'veb':
             parts['ppv_strict'] = 'PPV with fusion %'
-        rows += [[f'{name}: {title}', *(spread([one[precision][key][part] for one in alone], percent)
-                                        for precision in ('fp32', 'int4')),
+        rows += [[f'{name}: {title}',
+                  *(spread([one[precision][key][part] for one in alone], percent)
+                    for precision in ('fp32', 'int4')),
                   percent(ours['int4'][key][part])] for part, title in parts.items()]
     rows += [[f'{name} found, % of those FP32 finds', '-',
               spread([_kept(one, key) for one in alone], percent), percent(_kept(ours, key))]

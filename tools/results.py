@@ -13,8 +13,8 @@ signals, delay) wrote with --json, or, with the KEY it goes under, what `taolora
 All else in NAME.json stays: correct by hand what it says of its origin (`what`, `provenance`) where
 RAW.json does not say it. Recordings of an IMU without errors are dropped, they are thousands.
 
-cross_validation_KIND.json is of the recipe that ships. cross_validation_ecg_seedS.json are of single
-networks without teachers: the table of seeds shows their mean, lowest and highest.
+cross_validation_KIND.json is of the recipe that ships. cross_validation_ecg_seedS.json are of
+single networks without teachers: the table of seeds shows their mean, lowest and highest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import cross_validation
 from kept import RESULTS, load, percent, table
 
 PLACES = 6     # decimals kept
-FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (before)',
+FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (earlier)',
+           'untaught': 'INT4, LoRA of rank 16 in 4 bits, without teachers (before)',
            'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
            'left_out': '... calibrated and tuned (200 steps) without these subjects'}
 TABLES = ('figures', 'details', 'detection', 'adaptation')

@@ -65,18 +65,20 @@ def train_folds(job: Job, folds: int, which: int | None = None,
             continue
         if job.resume and fold.out.exists():
             if not _is_of(fold):
-                raise ValueError(f'{fold.out}: was trained with other options; remove it or use '
-                                 'the same')
+                raise ValueError(f'{fold.out}: was trained with other options or subjects; '
+                                 'remove it or use the same')
             continue
         make_model(fold, lambda stage, share, text: report(
             f'fold {i + 1} of {folds}: {stage}', share, text))
 
 
 def _is_of(fold: Job) -> bool:
-    """Tell whether the model that is there was trained, and taught, as ``fold`` says."""
+    """Tell whether the model that is there was made as ``fold`` says, without whom it says."""
     made = load_model(fold.out).metadata['provenance']
-    return (made['training'] == asdict(fold.training) and made.get('teachers', [])
-            == [asdict(teacher.training) for teacher in fold.teacher_jobs])
+    wanted = {'training': asdict(fold.training), 'quantization': asdict(fold.quantization),
+              'tuning': asdict(fold.tuning), 'left_out': sorted(fold.left_out),
+              'teachers': [asdict(teacher.training) for teacher in fold.teacher_jobs]}
+    return wanted == {'teachers': [], **{key: made[key] for key in wanted if key in made}}
 
 
 def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,

@@ -166,10 +166,11 @@ def load_teacher(path: Path, model: Model) -> Model:
     if teacher.spec != model.spec:
         raise ValueError(f'{path}: {teacher.spec.name} {teacher.spec.version} cannot teach '
                          f'{model.spec.name} {model.spec.version}, specifications differ')
-    left_out = [set(one.metadata['provenance'].get('left_out', ())) for one in (model, teacher)]
-    if left_out[0] - left_out[1]:
-        raise ValueError(f'{path}: may have seen {", ".join(sorted(left_out[0] - left_out[1]))}, '
-                         'which the model to be quantized has not')
+    seen, known = (set(one.metadata['provenance'].get('subjects', ()))
+                   for one in (teacher, model))
+    if seen - known:
+        raise ValueError(f'{path}: was trained on {", ".join(sorted(seen - known))}, which the '
+                         'model to be quantized was not')
     return teacher
 
 

@@ -44,7 +44,7 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     """Train on ``corpus`` and return the network with averaged weights, in eval mode, on the CPU.
 
     ``checkpoint`` is written every ``save_every`` steps; with ``resume`` training goes on from it
-    (same options and ``ranks``, else ValueError) and draws what it would have drawn. ``report``
+    (same options, subjects, ranks, else ValueError) and draws what it would have drawn. ``report``
     gets step and loss. Each of several ranks trains on its share of every batch.
     """
     torch.manual_seed(options.seed)
@@ -60,9 +60,9 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     share, parallel = ranks.share(options.batch), ranks.parallel(network)
     if ranks.count > 1:
         torch.manual_seed(ranks.seed(options.seed))  # dropout; all began with the same weights
-    first = 0
+    first, of = 0, _what_is_trained(spec, corpus, options)
     if resume and checkpoint is not None and checkpoint.exists():
-        first = _restore(checkpoint, options, ranks, network, average, optimizer, generator)
+        first = _restore(checkpoint, of, ranks, network, average, optimizer, generator)
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
             group['lr'] = options.learning_rate * _schedule(step, options)
@@ -75,7 +75,7 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
         if step % 50 == 0 or step == options.steps - 1:
             report(step, loss.item())
         if checkpoint is not None and (step + 1) % options.save_every == 0:
-            _save(checkpoint, step + 1, options, ranks, network, average, optimizer, generator)
+            _save(checkpoint, step + 1, of, ranks, network, average, optimizer, generator)
     return average.cpu().eval()
 
 
@@ -120,7 +120,13 @@ def _average(average: TaoNetwork, network: TaoNetwork, keep: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
 
 
-def _save(path: Path, step: int, options: TrainOptions, ranks: Ranks, network, average, optimizer,
+def _what_is_trained(spec: ModelSpec, corpus: Corpus, options: TrainOptions) -> dict:
+    """Return what must be the same for training to go on."""
+    return {'options': asdict(options), 'spec': spec.to_dict(), 'rows': len(corpus.features),
+            'subjects': sorted(set(corpus.subject.tolist()))}
+
+
+def _save(path: Path, step: int, of: dict, ranks: Ranks, network, average, optimizer,
           generator):
     """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
     random = ranks.gather(generator.get_state().cpu())
@@ -128,17 +134,18 @@ def _save(path: Path, step: int, options: TrainOptions, ranks: Ranks, network, a
     if not ranks.first:
         return
     partial = path.with_suffix('.partial')
-    torch.save({'step': step, 'options': asdict(options), 'network': network.state_dict(),
+    torch.save({'step': step, 'of': of, 'network': network.state_dict(),
                 'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
                 'random': random, 'dropout': dropout}, partial)
     partial.replace(path)
 
 
-def _restore(path: Path, options: TrainOptions, ranks: Ranks, network, average, optimizer,
+def _restore(path: Path, of: dict, ranks: Ranks, network, average, optimizer,
              generator) -> int:
     state = torch.load(path, map_location=next(network.parameters()).device, weights_only=True)
-    if state['options'] != asdict(options):
-        raise ValueError(f'{path}: was written with other options; remove it or use the same')
+    if state.get('of') != of:
+        raise ValueError(f'{path}: was written with other options or subjects; remove it or use '
+                         'the same')
     if len(state['random']) != ranks.count:
         raise ValueError(f'{path}: was written by {len(state["random"])} processes, not by '
                          f'{ranks.count}; remove it or use as many')
