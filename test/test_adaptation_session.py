@@ -124,14 +124,11 @@ def test_consolidation_keeps_what_is_computed_and_state_survives():
     other = World(SEEDS[1])
     other.session.load(world.session.state())
     assert np.allclose(other.session.delta, world.session.delta)
-    huge = world.session.state()
-    huge['head']['base_b'] *= 30
-    held = other.session.delta.copy()
-    try:
-        other.session.load(huge)  # shrunk to the limit, or refused for what it would do
-    except ValueError as error:
-        assert 'is not used' in str(error) and np.allclose(other.session.delta, held)
-    assert other.session.status()['norm'] <= other.session.settings.max_norm
+    most = 0.4 * world.session.status()['norm']
+    other.session.settings = other.session.settings.changed(max_norm=most)
+    other.session.load(world.session.state())  # shrunk to the limit that holds now
+    assert 0.9 * most <= other.session.status()['norm'] <= most
+    np.testing.assert_allclose(other.session.delta, 0.392 * world.session.delta, atol=1e-5)
 
 
 def test_feedback_that_makes_no_sense_is_refused():
