@@ -76,6 +76,7 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
         for share in range(SHARES):
             low += tl.load(u + (share * rows + row) * RANK + r)
         factors = tl.load(b + r[:, None] * NB + n[None, :])
+        low = low.to(tl.float16).to(tl.float32)
         added = tl.sum(low[:, None] * factors.to(tl.float32), 0)
         y += tl.where(tl.load(gate + row) != 0, added, 0.0)
     if GELU:
@@ -87,15 +88,14 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
 
 def gemv_launch(codes: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                 u: Tensor | None = None, residual: Tensor | None = None, gelu: bool = False,
-                warps: int = 4) -> Launch:
+                block_n: int = 32, warps: int = 4) -> Launch:
     """Return the launch of Y (M, N) into ``out``; ``codes`` and ``u`` from `quantize_launch`."""
-    tiles = weights.tiles
     kept = {name: value for name, value in weights.constants.items()
             if name not in ('PARTS', 'A_STEP')}
     size = len(weights.codes) // 4 * 4
-    return Launch(gemv_kernel, (ceil_div(weights.n, tiles.block_n), len(out)), {
+    return Launch(gemv_kernel, (ceil_div(weights.n, block_n), len(out)), {
         'x': codes.view(torch.int32), 'codes': weights.codes[:size].view(torch.int32),
         'b': weights.b, 'vectors': weights.vectors, 'gate': gate, 'u': u, 'residual': residual,
         'out': out, 'rows': len(out)}, {
-        **kept, 'SHARES': 1 if u is None else len(u), 'GELU': gelu, 'ASM': not interpreted()},
-        warps)
+        **kept, 'BN': block_n, 'SHARES': 1 if u is None else len(u), 'GELU': gelu,
+        'ASM': not interpreted()}, warps)

@@ -77,15 +77,9 @@ def scaled(total, scale, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def fine_dot(x, factors, total):
-    """Add to total the product of float32 x and float16 factors, as good as in float32.
-
-    Tensor cores take x as the sum of two float16. Rounded to one, an activation would now and then
-    land on another four-bit code some layers on, and scores would differ from the reference's.
-    """
-    high = x.to(tl.float16)
-    total = tl.dot((x - high.to(tl.float32)).to(tl.float16), factors, total)
-    return tl.dot(high, factors, total)
+def half_dot(x, factors, total):
+    """Add to total (float32) the product of x, rounded to float16, and float16 factors."""
+    return tl.dot(x.to(tl.float16), factors, total)
 
 
 @triton.jit
@@ -97,13 +91,13 @@ def shared_rows(K: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def shared_dot(x, factors, total):
-    """Add to total (K / 16, M, N) the parts of the product of x (M, K) and factors, as fine_dot.
+    """Add to total (K / 16, M, N) the parts of ``half_dot`` of x (M, K) and factors.
 
     Each warp takes other inputs: of a product of so few columns all would make the same.
     """
     shares: tl.constexpr = x.shape[1] // 16
-    x = tl.permute(tl.reshape(x, (x.shape[0], shares, 16)), (1, 0, 2))
-    return fine_dot(x, factors, total)
+    x = tl.reshape(x.to(tl.float16), (x.shape[0], shares, 16))
+    return tl.dot(tl.permute(x, (1, 0, 2)), factors, total)
 
 
 @triton.jit

@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import fine_dot, gelu
+from taolora_ros.kernels.int4 import gelu, half_dot
 from taolora_ros.kernels.launch import Launch, ceil_div
+from taolora_ros.quantization import half
 
 
 @triton.jit(do_not_specialize=['rows'])
@@ -35,7 +36,7 @@ def join_kernel(steady, u, b, gate, residual, out, rows, N: tl.constexpr, NB: tl
     opened = tl.load(gate + row, mask=row_ok, other=0) != 0
     at = row[:, None] * N + n[None, :]
     y = tl.load(steady + at, mask=ok, other=0.0)
-    y += tl.where(opened[:, None], fine_dot(low, factors, tl.zeros_like(y)), 0.0)
+    y += tl.where(opened[:, None], half_dot(low, factors, tl.zeros_like(y)), 0.0)
     if GELU:
         y = gelu(y)
     if residual is not None:
@@ -56,6 +57,6 @@ def join_launch(steady: Tensor, u: Tensor, b: Tensor, gate: Tensor, out: Tensor,
 
 def join_reference(steady: Tensor, u: Tensor, b: Tensor, gate: Tensor, gelu: bool = False
                    ) -> Tensor:
-    """Return Y without X0 in the precision of the arguments."""
-    y = steady + gate[:, None] * (u.sum(0) @ b)
+    """Return Y without X0 in the precision of the arguments, U rounded to float16."""
+    y = steady + gate[:, None] * (half(u.sum(0)) @ b)
     return F.gelu(y) if gelu else y

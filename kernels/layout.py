@@ -5,9 +5,9 @@
 
 Each group is padded to a multiple of H rows and the whole to an even number of half-blocks. A K
 block is two half-blocks; the first fills the low nibbles of its bytes, the second the high ones,
-so that both unpack to contiguous rows of one group:
+so that both unpack to contiguous rows of one group. N is padded to whole tiles of any kernel:
 
-    weights  (blocks, N / BN, BN, H) uint8     K runs fastest: what tensor cores want of B
+    weights  (blocks, N, H) uint8              K runs fastest: what tensor cores want of B
     A        (blocks, parts, 2, H, R) float16
 
 Zipper: for each K block its A tile and then its weight tiles, in one buffer: one sequential
@@ -25,15 +25,14 @@ from torch import Tensor
 
 from taolora_ros.kernels.launch import ceil_div
 
-COLUMNS = 64  # of B at a time, at most, by kernels that choose no tiles of their own
+COLUMNS = 128  # outputs of the largest tile
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Shape of the tiles: H rows a half-block, BN outputs; zipper or apart."""
+    """How inputs are cut: H rows a half-block; zipper or apart."""
 
     half: int = 64
-    block_n: int = 64
     zipper: bool = True
 
 
@@ -74,9 +73,9 @@ class LayerWeights:
         """What the kernels know of a layer when they are compiled."""
         return {'K': self.k, 'N': self.n, 'GROUPS': self.groups, 'RANK': self.rank,
                 'PARTS': 2 if self.residual else 1, 'H': self.tiles.half,
-                'BN': self.tiles.block_n, 'CODE_STEP': self.code_step, 'A_STEP': self.a_step,
-                'NB': self.b.shape[1], 'NORM': self.norm,
-                'ZERO': -1 if self.x_zero is None else self.x_zero, 'SHIFT': self.shift}
+                'CODE_STEP': self.code_step, 'A_STEP': self.a_step, 'NB': self.b.shape[1],
+                'NORM': self.norm, 'ZERO': -1 if self.x_zero is None else self.x_zero,
+                'SHIFT': self.shift}
 
     def load_lora(self, a: Tensor, b: Tensor) -> None:
         """Replace A (K or 2K, r) and B (r, N) in place; raise ValueError for other shapes."""
@@ -115,13 +114,12 @@ def half_blocks(rows: Tensor, groups: int, half: int) -> Tensor:
     return flat.reshape(-1, 2, half, width)
 
 
-def weight_tiles(codes: Tensor, groups: int, tiles: Tiles) -> Tensor:
+def weight_tiles(codes: Tensor, groups: int, half: int) -> Tensor:
     """Pack codes (K, N) int8 in -8..7: (blocks, bytes of a block) uint8."""
-    padded = F.pad(codes, (0, -codes.shape[1] % tiles.block_n))
-    low, high = half_blocks(padded, groups, tiles.half).unbind(1)     # (blocks, H, N)
+    padded = F.pad(codes, (0, -codes.shape[1] % COLUMNS))
+    low, high = half_blocks(padded, groups, half).unbind(1)           # (blocks, H, N)
     packed = ((low & 0xF) | ((high & 0xF) << 4)).view(torch.uint8)
-    packed = packed.reshape(len(packed), tiles.half, -1, tiles.block_n)
-    return packed.permute(0, 2, 3, 1).reshape(len(packed), -1).contiguous()
+    return packed.transpose(1, 2).reshape(len(packed), -1).contiguous()
 
 
 def a_tiles(a: Tensor, k: int, groups: int, half: int, rank: int) -> Tensor:
@@ -148,7 +146,7 @@ def arrange(codes: Tensor, w_scale: Tensor, x_inv: Tensor, x_zero: int | None, a
         kept = kept.log2().round()
         if not torch.equal(torch.exp2(kept), w_scale.float()):
             raise ValueError('w_scale: shift needs powers of two')
-    weights = weight_tiles(codes.to(torch.int8), groups, tiles)
+    weights = weight_tiles(codes.to(torch.int8), groups, tiles.half)
     factors = a_tiles(a, k, groups, tiles.half, rank)
     bias = torch.zeros(n, device=codes.device) if bias is None else bias
     vectors = [x_inv, *(norm or ()), kept.flatten(), bias]
@@ -162,5 +160,5 @@ def arrange(codes: Tensor, w_scale: Tensor, x_inv: Tensor, x_zero: int | None, a
     return LayerWeights(
         k, n, groups, rank, x_zero, len(a) == 2 * k, norm is not None, shift, tiles,
         code_store, steps[0], a_store, steps[1],
-        F.pad(b.half(), (0, -n % max(tiles.block_n, COLUMNS), 0, rank - len(b))).contiguous(),
+        F.pad(b.half(), (0, -n % COLUMNS, 0, rank - len(b))).contiguous(),
         torch.cat([v.float().flatten() for v in vectors]))

@@ -7,14 +7,16 @@
 Each program makes a (BM, BN) tile of Y. It reads X for the integer products, for the low-rank ones
 and twice for a norm (the cache gives all but one), rounds it in registers, and walks over K
 blocks: one byte tile brings two integer products, the A tile beside it the low-rank ones of the
-same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs share a tile's K blocks; the last one to arrive adds
-the parts in their order, so that results do not depend on which that was.
+same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs share a tile's
+K blocks; the last one to arrive adds the parts in their order, so that results do not depend on
+which that was.
 
 With READY the codes of V come from quantize.py, a byte each, and X is not read: for many rows,
 where each tile of outputs would round the same inputs again.
 
 LORA: 0 none, 1 always computed and added where the gate is open (the same time for any gate), 2
-left out by programs without an open token, 3 U = V' A was computed before, see quantize.py.
+left out by programs without an open token, 3 U = V' A was computed before, see quantize.py. What
+its factors are multiplied by is rounded to float16 for the tensor cores; sums are float32.
 
 Moved at least: 4 M K + K N / 2 + 2 parts K R + 2 R N + 4 (K + G N + N) + M + 4 M N bytes, each
 once if caches hold what several programs read.
@@ -27,11 +29,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import fine_dot, gelu, nibbles, scaled, wait_for_previous
+from taolora_ros.kernels.int4 import gelu, half_dot, nibbles, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.rows import add_low_rank, factors_at, norm_statistics, quantized_half
-from taolora_ros.quantization import grouped_matmul, quantize_activation
+from taolora_ros.quantization import grouped_matmul, half, quantize_activation
 
 
 @triton.jit
@@ -48,18 +50,14 @@ def walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
          N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
          H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr,
          A_STEP: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-         WHOLE: tl.constexpr, SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
-    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R).
-
-    WHOLE: low-rank products are of both half-blocks at once. What they cost is each operand's way
-    through shared memory, and for many rows the room that the operand takes there.
-    """
+         SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
+    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R)."""
     padded: tl.constexpr = (K // GROUPS + H - 1) // H * H
     padded_k: tl.constexpr = (GROUPS * padded + 2 * H - 1) // (2 * H) * 2 * H
     scales = vectors + K * (3 if NORM else 1)
     total = tl.zeros((BM, BN), tl.float32)
     sums = tl.zeros((BM, BN), tl.int32)
-    u = tl.zeros((H // (8 if WHOLE else 16), BM, RANK), tl.float32)
+    u = tl.zeros((H // 16, BM, RANK), tl.float32)
     for block in range(first, last):
         if READY:
             q_at = x + row[:, None] * padded_k + 2 * block * H + tl.arange(0, H)[None, :]
@@ -86,14 +84,9 @@ def walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
                 total += scaled((part >> 4).to(tl.float32), scale[None, :], SHIFT)
         if LORA:
             start = a + block * A_STEP
-            if WHOLE:
-                v, d, _ = quantized_half(x, vectors, row, row_ok, mean, rstd, block, K, 1, 2 * H,
-                                         NORM, ZERO)
-                u = add_low_rank(u, v, d, factors_at(start, 2 * H, 2 * H, RANK, PARTS), PARTS)
-            else:
-                second = start + H * RANK
-                u = add_low_rank(u, v0, d0, factors_at(start, H, 2 * H, RANK, PARTS), PARTS)
-                u = add_low_rank(u, v1, d1, factors_at(second, H, 2 * H, RANK, PARTS), PARTS)
+            second = start + H * RANK
+            u = add_low_rank(u, v0, d0, factors_at(start, H, 2 * H, RANK, PARTS), PARTS)
+            u = add_low_rank(u, v1, d1, factors_at(second, H, 2 * H, RANK, PARTS), PARTS)
     if GROUPS == 1:
         total = (sums >> 4).to(tl.float32)
     return total, tl.sum(u, 0)
@@ -107,7 +100,7 @@ def finish(total, u, scale, bias, factors, opened, added, out, at, ok, GROUPS: t
         total = scaled(total, scale[None, :], SHIFT)
     y = total + bias[None, :]
     if LORA:
-        y += tl.where(opened[:, None], fine_dot(u, factors, tl.zeros_like(y)), 0.0)
+        y += tl.where(opened[:, None], half_dot(u, factors, tl.zeros_like(y)), 0.0)
     if GELU:
         y = gelu(y)
     if added is not None:
@@ -122,8 +115,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
                   BN: tl.constexpr, CODE_STEP: tl.constexpr, A_STEP: tl.constexpr,
                   SPLIT: tl.constexpr, SHARES: tl.constexpr, NORM: tl.constexpr,
                   ZERO: tl.constexpr, LORA: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
-                  READY: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
-                  EARLY: tl.constexpr = False):
+                  READY: tl.constexpr, ASM: tl.constexpr, EARLY: tl.constexpr = False):
     """Make one (BM, BN) tile of Y, or with SPLIT a part of it; see the top of the file.
 
     What no other kernel writes is loaded before the one in front has ended.
@@ -157,15 +149,15 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         if tl.max(opened.to(tl.int32), 0) > 0:
             total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
                             K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                            1, WHOLE, SHIFT, READY, ASM)
+                            1, SHIFT, READY, ASM)
         else:
             total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
                             K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                            0, WHOLE, SHIFT, READY, ASM)
+                            0, SHIFT, READY, ASM)
     else:
         total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K,
                         N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                        LORA == 1, WHOLE, SHIFT, READY, ASM)
+                        LORA == 1, SHIFT, READY, ASM)
     if SPLIT == 1:
         if LORA == 3:
             u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
@@ -200,8 +192,8 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
 
 def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
                   residual: Tensor | None = None, u: Tensor | None = None, gelu: bool = False,
-                  lora: int = 1, block_m: int = 16, split: int = 1, warps: int = 4,
-                  stages: int = 2) -> Launch:
+                  lora: int = 1, block_m: int = 16, block_n: int = 64, split: int = 1,
+                  warps: int = 4, stages: int = 2) -> Launch:
     """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R).
 
     ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it; raise
@@ -209,27 +201,29 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
     """
     if x.dtype == torch.int8 and lora not in (0, 3):
         raise ValueError(f'lora: {lora}, with codes made before it must be 0 or 3')
-    rows, tiles = len(x), weights.tiles
+    rows = len(x)
     split = min(split, weights.blocks)
-    grid = (ceil_div(weights.n, tiles.block_n), ceil_div(rows, block_m), split)
+    grid = (ceil_div(weights.n, block_n), ceil_div(rows, block_m), split)
     parts = arrived = None
     if split > 1:
-        size = grid[0] * grid[1] * split * block_m * (tiles.block_n + weights.rank)
+        size = grid[0] * grid[1] * split * block_m * (block_n + weights.rank)
         parts = torch.empty(size, device=x.device)
         arrived = torch.zeros(grid[0] * grid[1], dtype=torch.int32, device=x.device)
     return Launch(linear_kernel, grid, {
         'x': x, 'codes': weights.codes, 'a': weights.a, 'b': weights.b,
         'vectors': weights.vectors, 'gate': gate, 'u_ready': u, 'residual': residual, 'out': out,
         'parts': parts, 'arrived': arrived, 'rows': rows}, {
-        **weights.constants, 'BM': block_m, 'SPLIT': split,
+        **weights.constants, 'BM': block_m, 'BN': block_n, 'SPLIT': split,
         'SHARES': 1 if u is None else len(u), 'LORA': lora, 'GELU': gelu,
-        'READY': x.dtype == torch.int8, 'WHOLE': weights.groups == 1 and block_m <= 16,
-        'ASM': not interpreted()}, warps, stages)
+        'READY': x.dtype == torch.int8, 'ASM': not interpreted()}, warps, stages)
 
 
 def linear_reference(x: Tensor, gate: Tensor, codes: Tensor, w_scale: Tensor, x_inv: Tensor,
                      x_zero: int | None, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
-    """Return Y (M, N) without norm, GELU and residual, in the precision of the arguments."""
+    """Return Y (M, N) without norm, GELU and residual, in the precision of the arguments.
+
+    What the LoRA multiplies is rounded to float16, as the kernels do.
+    """
     q = quantize_activation(x, x_inv, x_zero)
     read = torch.cat([x - q / x_inv, x], 1) if len(a) == 2 * len(codes) else x
-    return grouped_matmul(q, codes, w_scale) + bias + gate[:, None] * ((read @ a) @ b)
+    return grouped_matmul(q, codes, w_scale) + bias + gate[:, None] * (half(half(read) @ a) @ b)

@@ -77,7 +77,7 @@ def quantize_launch(x: Tensor, weights: LayerWeights, codes: Tensor | None, u: T
     """
     split = 1 if u is None else len(u)
     kept = {name: value for name, value in weights.constants.items()
-            if name not in ('N', 'NB', 'BN', 'CODE_STEP', 'SHIFT')}
+            if name not in ('N', 'NB', 'CODE_STEP', 'SHIFT')}
     return Launch(quantize_kernel, (ceil_div(len(x), block_m), split), {
         'x': x, 'a': weights.a, 'vectors': weights.vectors, 'codes': codes, 'u': u,
         'rows': len(x)}, {**kept, 'BM': block_m, 'SPLIT': split,

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from taolora_ros.kernels.convolution import gated_taps
-from taolora_ros.kernels.int4 import fine_dot, fine_product, gelu, nibbles, round_between
+from taolora_ros.kernels.int4 import fine_product, gelu, half_dot, nibbles, round_between
 from taolora_ros.kernels.rows import EPS
 
 
@@ -30,13 +30,13 @@ def normed(x, norm, D: tl.constexpr):
 
 @triton.jit
 def low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
-    """Return [V - Q4(V), V] A (BM, RANK) for some of a layer's K inputs, as good as in float32.
+    """Return [V - Q4(V), V] A (BM, RANK) for some of a layer's K inputs.
 
     ``a`` begins at the first of these inputs; A's rows for V are K further.
     """
     at = a + tl.arange(0, v.shape[1])[:, None] * RANK + tl.arange(0, RANK)[None, :]
-    u = fine_dot(dropped, tl.load(at), tl.zeros((v.shape[0], RANK), tl.float32))
-    return fine_dot(v, tl.load(at + K * RANK), u)
+    u = half_dot(dropped, tl.load(at), tl.zeros((v.shape[0], RANK), tl.float32))
+    return half_dot(v, tl.load(at + K * RANK), u)
 
 
 @triton.jit
@@ -69,7 +69,7 @@ def completed(sums, u, scale, bias, b, opened, n, columns, RANK: tl.constexpr):
     """Return outputs n of a layer from 16 times its integer sums and from U."""
     r = tl.arange(0, RANK)
     y = (sums >> 4).to(tl.float32) * tl.load(scale + n)[None, :] + tl.load(bias + n)[None, :]
-    added = fine_dot(u, tl.load(b + r[:, None] * columns + n[None, :]), tl.zeros_like(y))
+    added = half_dot(u, tl.load(b + r[:, None] * columns + n[None, :]), tl.zeros_like(y))
     return y + tl.where(opened[:, None], added, 0.0)
 
 

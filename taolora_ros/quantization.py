@@ -74,6 +74,11 @@ def round_clamp(x: Tensor, low: int, high: int) -> Tensor:
     return rounded.clamp(low, high)
 
 
+def half(x: Tensor) -> Tensor:
+    """Round to float16; the type stays."""
+    return x.half().to(x.dtype)
+
+
 def pack_int4(codes: Tensor) -> Tensor:
     """Pack signed codes (K, N) int8 in [-8, 7] two to a byte: (ceil(K / 2), N) uint8.
 
@@ -82,9 +87,9 @@ def pack_int4(codes: Tensor) -> Tensor:
     """
     if codes.min() < -8 or codes.max() > 7:
         raise ValueError(f'codes: {int(codes.min())}..{int(codes.max())} do not fit in -8..7')
-    half = (codes.shape[0] + 1) // 2
-    low, high = codes[:half], codes[half:]
-    high = F.pad(high, (0, 0, 0, half - high.shape[0]))
+    rows = (codes.shape[0] + 1) // 2
+    low, high = codes[:rows], codes[rows:]
+    high = F.pad(high, (0, 0, 0, rows - high.shape[0]))
     return ((low & 0xF) | ((high & 0xF) << 4)).view(torch.uint8)
 
 
@@ -115,6 +120,7 @@ class TaoLinear(nn.Linear):
 
     int4 = False
     lora_bits, scale_bits = 16, 32  # how a file keeps LoRA and scales, see storage.py
+    half_lora = False  # whether what the LoRA multiplies is rounded to float16, as on a GPU
 
     def load_int4(self, codes: Tensor, w_scale: Tensor, x_inv: Tensor, x_zero: int | None,
                   lora_a: Tensor, lora_b: Tensor, buffer: str = 'residual') -> None:
@@ -165,6 +171,8 @@ class TaoLinear(nn.Linear):
         """Return the low-rank path X' A B for tokens x (m, K) with their codes q (m, K)."""
         if self.buffer == 'residual':
             x = torch.cat([x - q / self.x_inv, x], dim=-1)           # (m, 2K)
+        if self.half_lora:
+            return half(half(x) @ self.lora_a) @ self.lora_b
         return (x @ self.lora_a) @ self.lora_b
 
 

@@ -22,6 +22,8 @@ from taolora_ros.synthetic import imu_scene
 from tiny import tiny_models
 
 ENGINES = ('mega', 'fused', 'streams')
+# Mean differences; without the LoRA, or with the gate off by a token, they are above all but one.
+NEAR = {'probability': 4e-4, 'offset': 0.01, 'anomaly': 0.0025, 'embedding': 0.02}
 
 
 class Played:
@@ -57,17 +59,15 @@ class Played:
 def near(scores, played):
     """Hold that scores are the reference's, the first windows of them at least.
 
-    Sums in another order put an activation on a GPU now and then on another code; the interpreter
-    adds as the reference does.
+    Sums in another order round an activation now and then to another float16 or another code.
     """
-    count, mean = len(scores.probability), torch.cuda.is_available()
-    pairs = [(scores.embedding, played.tokens)] if scores.embedding is not None else []
-    pairs += [(getattr(scores, name), getattr(played.wanted, name)) for name in (
-        'probability', 'offset', 'anomaly')]
-    for got, wanted in pairs:
-        off = np.abs(got - wanted[:count])
-        assert got.shape == wanted[:count].shape
-        assert off.mean() < 0.02 if mean else off.max() < 1e-4
+    count = len(scores.probability)
+    wanted = {**vars(played.wanted), 'embedding': played.tokens}
+    for name, limit in NEAR.items():
+        got = getattr(scores, name)
+        if got is not None:
+            assert got.shape == wanted[name][:count].shape
+            assert np.abs(got - wanted[name][:count]).mean() < limit, name
 
 
 @pytest.mark.parametrize('model, name', [

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from taolora_ros.quantization import half
 from test_kernel_linear import Case, error
 
 
-def arranged(case, tiles=None):
+def arranged(case):
     from taolora_ros.kernels.layout import Tiles, arrange
 
     def move(tensor):
@@ -16,7 +17,7 @@ def arranged(case, tiles=None):
     return arrange(*map(move, (case.codes, case.scale, case.inverse)), case.zero,
                    *map(move, (case.a, case.b, case.bias)),
                    norm=case.norm and tuple(map(move, case.norm)), shift=case.shift,
-                   tiles=tiles or Tiles(32, 32))
+                   tiles=Tiles(32))
 
 
 def prepared(case, weights, shares, packed=True):
@@ -44,7 +45,7 @@ def test_codes_and_low_rank_products(kernels, m, k, options):
     low = -7 if case.zero is None else -case.zero
     dropped = x - (x * inverse).round().clamp(low, 7 if case.zero is None else 15 + low) / inverse
     read = torch.cat([dropped, x], 1) if len(a) > k else x
-    assert error(u.sum(0).cpu().double()[:, :6], read @ a) < 1e-5
+    assert error(u.sum(0).cpu().double()[:, :6], half(read) @ a) < 1e-5
     assert (u[:, :, 6:] == 0).all()
 
 
@@ -63,15 +64,13 @@ def test_product_of_codes_made_before(kernels, m, k, n, block_m, options):
     assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
 
 
-@pytest.mark.parametrize('block_n', [16, 64, 128])
-def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels, block_n):
-    from taolora_ros.kernels.layout import Tiles
+def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels):
     n = int(torch.randint(1, 300, ()))
     case = Case(kernels, 1, 40, n, 9)
-    weights = arranged(case, Tiles(32, block_n))
+    weights = arranged(case)
     weights.load_lora(case.a.to(kernels), -case.b.to(kernels))
     room = weights.b.shape[1] - n
-    assert 0 <= room < max(64, block_n) and (n + room) % max(64, block_n) == 0  # 64: of join.py
+    assert 0 <= room < 128 and (n + room) % 128 == 0  # of the largest tile
     assert torch.equal(weights.b.cpu(), -F.pad(case.b, (0, room, 0, 16 - 9)))
 
 

@@ -90,11 +90,18 @@ def test_integers_are_exact(kernels, half, zipper):
     from taolora_ros.kernels.layout import Tiles
     case = Case(kernels, 19, 131, 45, 4, zero=6)
     case.scale, case.bias = torch.ones_like(case.scale), torch.zeros_like(case.bias)
-    got = case.run(Tiles(half, 32, zipper), lora=0)
+    got = case.run(Tiles(half, zipper), lora=0)
     q = quantize_activation(case.x, case.inverse, case.zero)
     assert set(q.flatten().tolist()) == set(range(-6, UNSIGNED_MAX - 5))
     assert set(case.codes.flatten().tolist()) == set(range(-QMAX, QMAX + 1))
     assert torch.equal(got.long(), q.long() @ case.codes.long())
+
+
+@pytest.mark.parametrize('block_n', [16, 32, 128])
+def test_tiles_of_any_width_read_the_same_weights(kernels, block_n):
+    n = int(torch.randint(1, 300, ()))
+    case = Case(kernels, 5, 70, n, 7, groups=2, zero=3)
+    assert error(case.run(block_n=block_n), case.wanted()) < 1e-5
 
 
 def test_shared_tiles_add_up_to_the_same_bits(kernels):

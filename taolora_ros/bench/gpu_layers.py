@@ -78,22 +78,22 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
     from taolora_ros.kernels.layout import Tiles, arrange
     from taolora_ros.kernels.linear import linear_launch
     from taolora_ros.kernels.quantize import quantize_launch
-    tiles = Tiles(shape.half, shape.block_n, shape.zipper)
+    tiles = Tiles(shape.half, shape.zipper)
     arranged = arrange(**weights, x_zero=None, tiles=tiles)
     if shape.kind == 'fused':
-        return [linear_launch(x, arranged, gate, out, block_m=shape.block_m, split=shape.split,
-                              warps=shape.warps)]
+        return [linear_launch(x, arranged, gate, out, block_m=shape.block_m,
+                              block_n=shape.block_n, split=shape.split, warps=shape.warps)]
     shares = min(8 if len(x) <= 64 else 2, arranged.blocks)
     u = torch.empty(shares, len(x), arranged.rank, device=x.device)
     if shape.kind == 'few rows':
         codes = torch.empty(len(x), arranged.blocks * shape.half, dtype=torch.uint8,
                             device=x.device)
-        product = gemv_launch(codes, arranged, gate, out, u)
+        product = gemv_launch(codes, arranged, gate, out, u, block_n=shape.block_n)
     else:
         codes = torch.empty(len(x), 2 * arranged.blocks * shape.half, dtype=torch.int8,
                             device=x.device)
         product = linear_launch(codes, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
-                                split=shape.split, warps=shape.warps)
+                                block_n=shape.block_n, split=shape.split, warps=shape.warps)
     return [quantize_launch(x, arranged, codes, u), product]
 
 

@@ -11,7 +11,6 @@ from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.peers import HalfNetwork
 from taolora_ros.bench.timing import device_us, graphed, host_us
 from taolora_ros.engine.reference import ReferenceEngine
-from taolora_ros.kernels.layout import Tiles
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import MODELS, find_model
 

@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from taolora_ros.comparators.formats import half
 from taolora_ros.network import TaoNetwork
+from taolora_ros.quantization import half
 from taolora_ros.training.calibration import (Candidate, QuantizeOptions, layer_inputs,
                                               quantize_network)
 from taolora_ros.training.tuning import TuneOptions, tune

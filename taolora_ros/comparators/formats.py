@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from taolora_ros.quantization import QMAX
+from taolora_ros.quantization import QMAX, half
 
 BLOCK = 64          # weights that share a scale in NF4, and in SVDQuant's groups
 SCALES = 256        # NF4 scales that share one of theirs
@@ -22,11 +22,6 @@ NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.
        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
        0.7229568362236023, 1.0)
 Activation = Callable[[Tensor], Tensor]
-
-
-def half(x: Tensor) -> Tensor:
-    """Round to float16."""
-    return x.half().to(x.dtype)
 
 
 def round_to_nearest(w: Tensor, group: int | None = None) -> tuple[Tensor, int]:

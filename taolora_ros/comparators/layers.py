@@ -10,8 +10,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from taolora_ros.comparators.formats import Activation, half
-from taolora_ros.quantization import TaoLinear
+from taolora_ros.comparators.formats import Activation
+from taolora_ros.quantization import TaoLinear, half
 from taolora_ros.storage import code_lora, code_scale
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taolora_ros.comparators.formats import (BLOCK, INT8_MAX, dynamic, half, nf4,
-                                             round_to_nearest, static)
+from taolora_ros.comparators.formats import (BLOCK, INT8_MAX, dynamic, nf4, round_to_nearest,
+                                             static)
 from taolora_ros.comparators.layers import BranchLinear, SparseLinear
 from taolora_ros.comparators.low_rank import eora, l2qer, loftq, svd
-from taolora_ros.quantization import QMAX
+from taolora_ros.quantization import QMAX, half
 
 SPARSITY = 0.5                                # R-Sparse: share of features and rank saved
 DENSE_SHARES = (0.6, 0.7, 0.8, 0.9, 0.97)     # alphas to choose from

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.kernels.layout import LayerWeights, Tiles, arrange
+from taolora_ros.kernels.layout import LayerWeights, arrange
 from taolora_ros.model_file import Model
 from taolora_ros.network import Block, rotary_table
-from taolora_ros.quantization import TaoLinear
+from taolora_ros.quantization import TaoLinear, half
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,23 @@ class Adaptable:
 
 
 def with_half_lora(model: Model) -> Model:
-    """Return a copy of an INT4 model with its LoRA rounded to float16, as kernels read it."""
+    """Return a copy of an INT4 model whose LoRA is that of the kernels: of float16 numbers."""
     network = deepcopy(model.network)
     for layer in network.linears().values():
+        layer.half_lora = True
         for factor in (layer.lora_a, layer.lora_b):
-            factor.data = factor.data.half().float()
+            factor.data = half(factor.data)
     return replace(model, network=network)
 
 
-def block_weights(block: Block, device: torch.device, tiles: Tiles) -> BlockWeights:
+def block_weights(block: Block, device: torch.device) -> BlockWeights:
     """Lay out one block on ``device``."""
     def arranged(layer: TaoLinear, norm=None) -> LayerWeights:
         tensors = [t.detach().to(device) for t in (
             layer.codes, layer.w_scale, layer.x_inv, layer.lora_a, layer.lora_b, layer.bias)]
         codes, w_scale, x_inv, a, b, bias = tensors
         before = norm and tuple(t.detach().to(device) for t in (norm.weight, norm.bias))
-        return arrange(codes, w_scale, x_inv, layer.x_zero, a, b, bias, before, tiles=tiles)
+        return arrange(codes, w_scale, x_inv, layer.x_zero, a, b, bias, before)
 
     conv = getattr(block.mix, 'conv', None)
     return BlockWeights(

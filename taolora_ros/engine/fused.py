@@ -13,7 +13,7 @@ from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
 from taolora_ros.kernels.launch import Launch, interpreted
-from taolora_ros.kernels.layout import LayerWeights, Tiles
+from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.patches import patches_launch
 from taolora_ros.model_file import Model
@@ -30,18 +30,18 @@ class FusedEngine(GraphEngine):
 
     name = 'fused'
 
-    def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
-                 block_m: int | None = None, lora: int = 1, warps: int = 4,
+    def __init__(self, model: Model, device: str = 'cuda', block_m: int | None = None,
+                 block_n: int | None = None, lora: int = 1, warps: int = 4,
                  split: int | None = None, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
+        ``block_m`` rows and ``block_n`` outputs make a tile of a linear; None: by the rows.
         ``split`` programs share the inputs of a tile of each linear; None: 4 share those of the
         MLP's second layer where there are few rows. ``early`` lets a kernel begin while the one
         before ends, None: where the GPU can.
         """
-        # The interpreter takes as long for a small tile as for a large one.
-        self.tiles = tiles or Tiles(block_n=128 if interpreted() else 32)
-        self._block_m, self._lora, self._warps, self._split = block_m, lora, warps, split
+        self._block_m, self._block_n = block_m, block_n
+        self._lora, self._warps, self._split = lora, warps, split
         if early is None:
             early = (device == 'cuda' and not interpreted()
                      and torch.cuda.get_device_capability() >= (9, 0))
@@ -49,7 +49,7 @@ class FusedEngine(GraphEngine):
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:
-        self._blocks = [block_weights(block, self._device, self.tiles)
+        self._blocks = [block_weights(block, self._device)
                         for block in model.network.blocks]
         self._ends = end_weights(model, self._device)
 
@@ -82,13 +82,20 @@ class FusedEngine(GraphEngine):
         """Return what runs one linear."""
         split = self._split or (4 if len(x) <= FEW and weights.k > weights.n else 1)
         return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
-                              block_m=self._rows(len(x)), warps=self._warps, split=split)]
+                              block_m=self._rows(len(x)), block_n=self._columns(len(x)),
+                              warps=self._warps, split=split)]
 
     def _rows(self, rows: int) -> int:
         """Return how many rows a program takes: few when there are few, to use the whole GPU."""
-        if interpreted():
+        if interpreted():  # which takes as long for a small tile as for a large one
             return 64
         return self._block_m or (16 if rows <= SOME else 32)
+
+    def _columns(self, rows: int) -> int:
+        """Return how many outputs a program makes of so many rows, which it rounds itself."""
+        if interpreted():
+            return 128
+        return self._block_n or (32 if rows <= SOME else 64)
 
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
         if block.taps is not None:

@@ -231,30 +231,28 @@ class _Slot:
         """Issue the kernels once, on the current stream."""
         issue(self.launches, self._cuda)
 
-    def replay(self) -> None:
-        """Run once with what lies in the buffers, and wait for the scores."""
+    def start(self) -> None:
+        """Begin to run once with what lies in the buffers."""
         if self._graph is None:
             self._issue()
         else:
             self._graph.replay()
-            torch.cuda.current_stream().synchronize()
-
-    def start(self) -> None:
-        """Begin to run once; for those who time the device."""
-        self._graph.replay()
 
     def run(self, windows: np.ndarray, gates: np.ndarray, keep: bool) -> Scores:
         """Score at most as many windows as there is room for."""
         count = len(windows)
         self._windows[:count], self._gates[:count] = windows, gates
-        self.replay()
+        self.start()
+        kept = [np.empty_like(part[:count]) for part in self._scores]  # while the GPU works
+        if self._cuda:
+            torch.cuda.current_stream().synchronize()
         embedding = None
         if keep:
             tokens = self._own.embedding.view(len(self._gates), self._gates.shape[1], -1)
             embedding = tokens[:count].cpu().numpy().copy()
-        probability, offset, anomaly = (part[:count].copy() for part in self._scores)
-        scores = Scores(probability, offset, anomaly)
-        return replace(scores, embedding=embedding) if keep else scores
+        for scores, part in zip(kept, self._scores):
+            scores[:] = part[:count]
+        return Scores(*kept, embedding)
 
 
 def issue(launches: Sequence[Launch | Fork], cuda: bool) -> None:

@@ -9,7 +9,7 @@ from taolora_ros.engine.fused import FusedEngine
 from taolora_ros.engine.graph import Fork
 from taolora_ros.kernels.join import join_launch
 from taolora_ros.kernels.launch import Launch
-from taolora_ros.kernels.layout import LayerWeights, Tiles
+from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.quantize import quantize_launch
 from taolora_ros.model_file import Model
@@ -20,12 +20,12 @@ class StreamsEngine(FusedEngine):
 
     name = 'streams'
 
-    def __init__(self, model: Model, device: str = 'cuda', tiles: Tiles | None = None,
-                 block_m: int | None = None, zero_copy: bool | None = None, check: bool = True,
+    def __init__(self, model: Model, device: str = 'cuda', block_m: int | None = None,
+                 block_n: int | None = None, zero_copy: bool | None = None, check: bool = True,
                  programs: int | None = None):
         """Take the shape of tiles; the rest as for all GPU engines."""
         # What runs side by side is joined by events: no kernel begins early.
-        super().__init__(model, device, tiles, block_m, early=False, zero_copy=zero_copy,
+        super().__init__(model, device, block_m, block_n, early=False, zero_copy=zero_copy,
                          check=check, programs=programs)
 
     def layer(self, x: Tensor, weights: LayerWeights, gates: Tensor, out: Tensor,
@@ -35,6 +35,7 @@ class StreamsEngine(FusedEngine):
         block_m = self._rows(rows)
         steady = torch.empty(rows, weights.n, device=x.device)
         u = torch.empty(1, rows, weights.rank, device=x.device)
-        return [Fork((linear_launch(x, weights, gates, steady, lora=0, block_m=block_m),),
+        return [Fork((linear_launch(x, weights, gates, steady, lora=0, block_m=block_m,
+                                    block_n=self._columns(rows)),),
                      (quantize_launch(x, weights, None, u, block_m),)),
                 join_launch(steady, u, weights.b, gates, out, residual, gelu, block_m)]
