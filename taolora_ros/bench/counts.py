@@ -8,8 +8,7 @@ from taolora_ros.model_file import Model
 
 TILE = 16      # tokens of one program
 SHARES = 4     # of the inputs of the MLP's second layer, where there is one window
-FINE = 2       # products that a low-rank one is made of, see kernels/int4.py
-THREE = 3      # and a float32 one, of two float16 each (int4.py) or tf32x3, at half the rate
+THREE = 3      # products that make a float32 one: of two float16 (int4.py), or tf32x3 at half rate
 
 
 @dataclass(frozen=True)
@@ -69,4 +68,4 @@ def count_window(model: Model, engine: str) -> Counts:
     scales = sum(4 * (k + n) for k, n, _, _ in linears)
     return Counts(matrix // 2 + 2 * lora + 4 * small + scales, in_and_out, between[engine],
                   2 * tokens * matrix,
-                  FINE * 2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
+                  2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
