@@ -105,31 +105,50 @@ def test_every_message_is_built():
     assert sorted(listed) == sorted(there)
 
 
-@pytest.mark.parametrize('option', [None, '--symlink-install'], ids=['copied', 'symlinked'])
-def test_colcon_builds_both_packages_from_the_root(source, tmp_path, option, ros):
+@pytest.fixture(scope='module')
+def built(source, tmp_path_factory):
+    """Build both packages from the root; return where they are installed."""
+    return built_by_colcon(source, tmp_path_factory.mktemp('copied'), 2)
+
+
+def built_by_colcon(source, folder, packages, *options):
     colcon = shutil.which('colcon', path=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ['PATH']]))
     if not colcon:
         pytest.skip('colcon is not installed')
-    install = tmp_path / 'install'
-    command = [colcon, '--log-base', tmp_path / 'log', 'build', '--build-base', tmp_path / 'build',
-               '--install-base', install, '--event-handlers', 'console_cohesion+']
-    output = run(command + [option] * bool(option), source)
-    assert '2 packages finished' in output
+    command = [colcon, '--log-base', folder / 'log', 'build', '--build-base', folder / 'build',
+               '--install-base', folder / 'install', '--event-handlers', 'console_cohesion+']
+    output = run([*command, *options], source)
+    assert re.search(rf'{packages} packages? finished', output)
+    return folder / 'install'
 
-    places = run(['bash', '-c', 'source install/setup.bash && "$0" -c "$1"', sys.executable,
-                  SHOW_PLACES], tmp_path)
-    python, kernels, messages = [Path(line) for line in places.splitlines()[-3:]]
-    assert install in messages.parents
-    if option:
-        # What is imported is the source itself: an edit counts without building again.
-        assert python.resolve() == source / 'taolora_ros' / '__init__.py'
-        assert kernels.resolve() == source / 'kernels' / '__init__.py'
-    else:
-        assert install in python.parents and install in kernels.parents
+
+def imported(*installed):
+    """Return from which files Python takes package, kernels and messages."""
+    sourced = ' && '.join(f'source {install}/setup.bash' for install in installed)
+    places = run(['bash', '-c', sourced + ' && "$0" -c "$1"', sys.executable, SHOW_PLACES],
+                 installed[0])
+    return [Path(line) for line in places.splitlines()[-3:]]
+
+
+def test_colcon_builds_both_packages_from_the_root(built, ros):
+    assert all(built in place.parents for place in imported(built))
+    assert_installed(built)
+    assert (built / 'taolora_msgs' / 'share' / 'taolora_msgs' / 'msg' / 'Event.msg').exists()
+
+
+def test_colcon_with_symlinks_takes_the_source_itself(source, built, tmp_path, ros):
+    install = built_by_colcon(source, tmp_path, 1, '--symlink-install', '--packages-skip',
+                              'taolora_msgs')
+    python, kernels, _ = imported(built, install)  # an edit counts without building again
+    assert python.resolve() == source / 'taolora_ros' / '__init__.py'
+    assert kernels.resolve() == source / 'kernels' / '__init__.py'
+    assert_installed(install)
+
+
+def assert_installed(install):
     assert_robot_files(install / 'taolora_ros')
     assert os.access(install / 'taolora_ros' / 'lib' / 'taolora_ros' / 'taolora_node', os.X_OK)
-    assert (install / 'taolora_msgs' / 'share' / 'taolora_msgs' / 'msg' / 'Event.msg').exists()
 
 
 def test_pip_installs_everything(source, tmp_path):

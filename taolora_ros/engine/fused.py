@@ -95,7 +95,7 @@ class FusedEngine(GraphEngine):
         """Return how many outputs a program makes of so many rows, which it rounds itself."""
         if interpreted():
             return 128
-        return self._block_n or (32 if rows <= SOME else 64)
+        return self._block_n or (32 if rows <= SOME else 128)
 
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
         if block.taps is not None:
