@@ -41,22 +41,24 @@ class Shape:
 
 def shapes(rows: int, size: int) -> Iterator[Shape]:
     """Give the shapes worth trying for M = ``rows`` and K = N = ``size``."""
-    block_m = 16 if rows <= 64 else 64
     blocks = -(-size // 128)
-    for block_n in (32, 64) if size <= 1024 else (64, 128):
-        for split in sorted({1, min(blocks, 4), min(blocks, 8)}):
-            yield Shape('fused', 64, block_n, block_m, split)
-    yield Shape('fused', 32, 64, block_m, 1, 8)
-    yield Shape('fused', 64, 64, block_m, 1, 4, zipper=False)
     if rows <= 64:
+        for block_n in (32, 64) if size <= 1024 else (64, 128):
+            for split in sorted({1, min(blocks, 4), min(blocks, 8)}):
+                yield Shape('fused', 64, block_n, 16, split)
         yield Shape('fused', 64, 32, 16, min(blocks, 4), 2)
+        yield Shape('fused', 64, 64, 16, 1, 4, zipper=False)
+    else:
+        for block_m, block_n in ((16, 128), (32, 64), (32, 128), (64, 128)):
+            yield Shape('fused', 64, block_n, block_m)
+        yield Shape('fused', 64, 128, 32, 1, 4, zipper=False)
     if rows >= 64:
         yield Shape('two kernels', 64, 64, 64, 1, 4)
         yield Shape('two kernels', 64, 128, 64, 1, 8)
     if rows >= 256:
         yield Shape('two kernels', 64, 128, 128, 1, 8)
     if size >= 768:
-        yield Shape('two kernels', 64, 64, block_m, min(blocks, 8), 8)
+        yield Shape('two kernels', 64, 64, 16 if rows <= 64 else 64, min(blocks, 8), 8)
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
 
