@@ -39,6 +39,7 @@ from taolora_ros.storage import (LORA_BITS, LORA_SCALES, SCALE_BITS, code_lora, 
 
 FORMAT_VERSION = 2  # 1 where nothing of 2 is used
 MAX_BYTES = 256 * 2 ** 20
+BESIDE = ('.fp32.safetensors', '.reference.safetensors')  # what lies beside an INT4 model
 PARTS = ('packed', 'w_scale', 'x_inv', 'lora_a', 'lora_b')
 
 

@@ -64,6 +64,7 @@ def test_folds_are_judged_by_the_model_that_never_saw_them(tmp_path, small):
     left_out = [load_model(tmp_path / f'm.fold{i}.safetensors').metadata['provenance']['left_out']
                 for i in range(2)]
     assert sorted(left_out[0] + left_out[1]) == ['a', 'b', 'c', 'd']
+    (tmp_path / 'm.fold0.reference.safetensors').write_bytes(b'made by taolora reference')
     folds = find_folds(tmp_path, 'imu')
     assert set(folds) == set('abcd') and len(set(folds.values())) == 2
     result = judge_folds(job, 2, 'int4', processes=2)

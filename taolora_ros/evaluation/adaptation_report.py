@@ -21,11 +21,12 @@ def find_candidates(folder: str | None, candidate: Candidate) -> list[Candidate]
 
     Raise ValueError when the folder holds none of its name.
     """
+    from taolora_ros.model_file import BESIDE
     if folder is None:
         return [candidate]
     name = candidate.describe()['name']
     paths = [path for path in sorted(Path(folder).glob(f'{name}.*.safetensors'))
-             if not path.name.endswith(('.fp32.safetensors', '.reference.safetensors'))]
+             if not path.name.endswith(BESIDE)]
     if not paths:
         raise ValueError(f'{folder}: no {name}.*.safetensors, as taolora train --folds writes them')
     return [dataclasses.replace(candidate, model=path) for path in paths]

@@ -57,10 +57,10 @@ def find_folds(folder: str | Path, kind: str) -> dict[str, Path]:
 
     Raise ValueError when there is none of ``kind``, or two left out the same subject.
     """
-    from taolora_ros.model_file import load_model
+    from taolora_ros.model_file import BESIDE, load_model
     folds: dict[str, Path] = {}
     for path in sorted(Path(folder).glob(FOLD_FILES)):
-        if path.name.endswith('.fp32.safetensors'):
+        if path.name.endswith(BESIDE):
             continue
         model = load_model(path)
         if model.spec.kind != kind:
