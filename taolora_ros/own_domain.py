@@ -15,7 +15,8 @@ from pathlib import Path
 def own_domain() -> Iterator[None]:
     """Keep to this machine and, unless one is chosen, to a ROS domain nobody else uses.
 
-    The locks are those of the test sessions: neither hears what the other plays.
+    The locks are those of the test sessions: neither hears what the other plays. Raise OSError when
+    all domains are taken.
     """
     if os.environ.get('ROS_DISTRO') == 'humble':
         os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
@@ -37,4 +38,4 @@ def own_domain() -> Iterator[None]:
             finally:
                 del os.environ['ROS_DOMAIN_ID']
             return
-    raise RuntimeError('all ROS domains from 1 to 101 are in use')
+    raise OSError('ROS domains 1 to 101 are all in use here: choose one by ROS_DOMAIN_ID')
