@@ -53,32 +53,9 @@ def no_low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
 
 
 @triton.jit
-def one_over_the_other(x):
-    """Return the two float16 of numbers (BM, BK) one over the other, (2 BM, BK)."""
-    high = x.to(tl.float16)
-    low = (x - high.to(tl.float32)).to(tl.float16)
-    return tl.reshape(tl.permute(tl.join(high, low), (2, 0, 1)), (2 * x.shape[0], x.shape[1]))
-
-
-@triton.jit
-def tall_low_rank(dropped, v, a, K: tl.constexpr, RANK: tl.constexpr):
-    """Make two products of twice the rows for four that wait for each other."""
-    at = a + tl.arange(0, v.shape[1])[:, None] * RANK + tl.arange(0, RANK)[None, :]
-    u = (tl.dot(one_over_the_other(dropped), tl.load(at))
-         + tl.dot(one_over_the_other(v), tl.load(at + K * RANK)))
-    return tl.sum(tl.reshape(u, (2, v.shape[0], RANK)), 0)
-
-
-@triton.jit
 def no_dot(x, factors, total):
     """Leave out the second low-rank products."""
     return total
-
-
-@triton.jit
-def one_dot(x, factors, total):
-    """Take x as one float16 rather than as the sum of two: one product for two."""
-    return tl.dot(x.to(tl.float16), factors, total)
 
 
 @triton.jit
@@ -128,10 +105,8 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     'as it is': Variant('same'),
-    'no low-rank products': Variant('other', {'low_rank': no_low_rank, 'fine_dot': no_dot}),
+    'no low-rank products': Variant('other', {'low_rank': no_low_rank, 'half_dot': no_dot}),
     'no first low-rank product': Variant('other', {'low_rank': no_low_rank}),
-    'low-rank: twice the rows': Variant('same', {'low_rank': tall_low_rank}),
-    'low-rank: one float16': Variant('coarser', {'fine_dot': one_dot}),
     'no waiting': Variant('other', {'meet': no_wait}),
     'waiting by loads': Variant('same', {'meet': wait_load}),
     'no mixers': Variant('other', {'mixed': no_mix}),

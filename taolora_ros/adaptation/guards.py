@@ -17,9 +17,10 @@ truth. With a the mean shift of the reference's events minus that of its other t
 
     odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
 
-F tells whether earlier feedback foretells later: with s the shift of a feedback's z, in the
-direction that it asks for, by what was learnt before it, F = min(0, sum log 2 sigma(s)). Who
-guesses cannot be foretold; who is consistently wrong can, so F never adds to the trust.
+F tells whether feedback is foretold by the rest of it: with s the shift of a feedback's z, in the
+direction that it asks for, by what the other parts of the feedback teach (cross-validation),
+F = min(0, sum log 2 sigma(s)). Who guesses cannot be foretold; who is consistently wrong can, so F
+never adds to the trust.
 
 Where the odds are not better than three to two, learning stays as small as ``doubtful_shift``.
 """
@@ -76,7 +77,7 @@ def trust(rejected: np.ndarray, others: np.ndarray) -> float:
 
 
 def foretold(shifts: Sequence[float]) -> float:
-    """Return F for shifts (logits) of feedbacks by what was learnt before each."""
+    """Return F for shifts (logits) of feedbacks by what the rest teaches."""
     s = np.clip(np.array(shifts, float), -SATURATION, SATURATION)
     return min(float(-np.logaddexp(0.0, -s).sum() + len(s) * np.log(2.0)), 0.0)
 

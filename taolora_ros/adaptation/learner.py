@@ -9,7 +9,7 @@ import numpy as np
 
 from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
 from taolora_ros.adaptation.guards import (NEITHER, SHRINK, allowed_shift, confirmed_by, damage,
-                                           trust, within)
+                                           foretold, trust, within)
 from taolora_ros.adaptation.head import nearest
 from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import OWN, Anchors, Objective
@@ -23,18 +23,18 @@ OWN_TOKENS = 400  # of a stream's recent past, that hold the rest in its place
 TINY = 1e-9       # logits
 SMALLER = 5       # times that a change that harms the reference is made smaller
 CROWD = 100       # recent events whose fall is bounded
+PARTS = 4         # of feedback: each is to be foretold by the others
 
 
 @dataclass(frozen=True)
 class Solution:
     """The ``share`` that is allowed of a ``change`` (D + 1, K) that the head's tiers can hold.
 
-    ``alone`` is what feedback asks for by itself, ``trusted`` the trust in it.
+    ``trusted`` is the trust in who gave the feedback.
     """
 
     change: np.ndarray
     share: float
-    alone: np.ndarray
     trusted: float
 
     @property
@@ -52,12 +52,12 @@ class Learner:
 
     def solve(self, examples: Sequence[Example], own: np.ndarray,
               memories: Iterable[StreamMemory], start: np.ndarray, base: np.ndarray,
-              centre: np.ndarray, told: float, settings: AdaptationSettings) -> Solution:
+              centre: np.ndarray, settings: AdaptationSettings) -> Solution:
         """Return the change (D + 1, K) that ``examples`` ask for, as far as it is allowed.
 
         ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``base`` the
         head's base, beside which its micro tier holds what is new, ``centre`` what is to be kept
-        of feedback that is gone, ``told`` F of guards.py.
+        of feedback that is gone.
         """
         used, trusted = usable(examples), NEITHER
         importance = settings.decay ** np.arange(len(used))[::-1]
@@ -69,18 +69,28 @@ class Learner:
         share = most / max(self.objective.size(change), most, TINY)
         alone = self.objective.solve(used, importance, None, change * np.float32(share), centre,
                                      settings.rate)
+        told = self._foretold(used, importance, centre, settings.rate)
         for label in {e.label for e in used}:
             crowd = self._crowd(label, memories)
             rejected = [e for e in used if e.label == label and e.sign < 0]
             trusted = self._trust(rejected, crowd, alone, label, told)
             share = self._hold_back(change, share, trusted, label, crowd, anchors, settings)
-        return Solution(change, share, alone, trusted)
+        return Solution(change, share, trusted)
 
-    def foretells(self, alone: np.ndarray, example: Example) -> float:
-        """Return by how many logits earlier feedback alone had moved ``example`` rightly."""
-        before, after = (self.objective.scores(example, change).mean()
-                         for change in (None, alone))
-        return example.sign * float(after - before)
+    def _foretold(self, used: list[Example], importance: np.ndarray, centre: np.ndarray,
+                  rate: float) -> float:
+        """Return F of feedback, what was missed left out: each part is told by the others alone."""
+        shifts = []
+        for part in range(PARTS if len(used) >= PARTS else 0):
+            rest = np.flatnonzero(np.arange(len(used)) % PARTS != part)
+            alone = self.objective.solve([used[i] for i in rest], importance[rest], None, centre,
+                                         centre, rate)
+            for example in used[part::PARTS]:
+                if example.kind != 'missed':
+                    before, after = (self.objective.scores(example, change).mean()
+                                     for change in (None, alone))
+                    shifts.append(example.sign * float(after - before))
+        return foretold(shifts)
 
     def _trust(self, rejected: list[Example], crowd: list[Example], alone: np.ndarray, label: int,
                told: float) -> float:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example, make_example
-from taolora_ros.adaptation.guards import NEITHER, RateLimit, foretold
+from taolora_ros.adaptation.guards import NEITHER, RateLimit
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
 from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
 from taolora_ros.adaptation.memory import StreamMemory
@@ -67,8 +67,6 @@ class Session:
         self._replay = Replay(self._objective, self._head.settled)
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
-        self._alone = np.zeros_like(self._consolidated)  # what feedback asks for without the guards
-        self._told: deque[float] = deque(maxlen=self._settings.replay)  # how well it foretold
         self.trusted = NEITHER  # whoever rejected last, see guards.py
         self.counts: Counter = Counter()
 
@@ -187,9 +185,6 @@ class Session:
 
     def _settle(self, replay: Replay, key: str, example: Example) -> Outcome:
         """Learn one example, or undo what it did when it does harm."""
-        with self._lock:
-            if key not in replay.kept and example.kind != 'missed' and self._alone.any():
-                self._told.append(self._learner.foretells(self._alone, example))
         while True:  # until limits have not changed while it was solved
             with self._lock:
                 limits = self._settings
@@ -204,7 +199,7 @@ class Session:
     def _use(self, solution: Solution, harm: str, key: str, example: Example) -> Outcome:
         """Let what was solved for an example be what is settled, unless it does harm."""
         self._replay.settled(key, example)
-        self._alone, self.trusted = solution.alone, solution.trusted
+        self.trusted = solution.trusted
         if harm:
             self._lean()
             return self._refuse('rolled_back', harm, key)
@@ -220,7 +215,7 @@ class Session:
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
         memory, memories = self._memories[stream], [*self._memories.values()]
         limits = self._settings
-        begin = self._head.settled, self._head.base(), self._replay.centre, foretold(self._told)
+        begin = self._head.settled, self._head.base(), self._replay.centre
 
         def solve() -> tuple[Solution, str]:
             solution = self._learner.solve(examples, memory.tokens(spoken), memories, *begin,
@@ -250,7 +245,7 @@ class Session:
 
     def _consolidate(self, solution: Solution, harmful: bool) -> None:
         """Take the base solved anew, unless that does harm."""
-        self._alone, self.trusted = solution.alone, solution.trusted
+        self.trusted = solution.trusted
         if harmful:
             self.counts['rolled_back'] += 1
         else:
