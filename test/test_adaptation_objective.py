@@ -9,10 +9,12 @@ from adapting import SPEC, WIDTH, World
 from taolora_ros.adaptation.examples import evidence, head_input, make_example
 from taolora_ros.adaptation.guards import (NEITHER, RateLimit, allowed_shift, confirmed_by, damage,
                                            foretold, trust, within)
+from taolora_ros.adaptation.learner import Learner
 from taolora_ros.adaptation.memory import Moment
 from taolora_ros.adaptation.objective import HELD, IMPORTANCE, MARGINS, Objective, _Batch
 from taolora_ros.adaptation.reference import (Reference, head_digest, load_reference,
                                               reference_path, save_reference)
+from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 
 RNG = np.random.default_rng()
@@ -102,6 +104,28 @@ def test_trust_goes_to_who_rejects_what_is_doubtful():
     assert confirmed_by(0.5, 0.0, foretold(np.tile([2.0, -2.0], 20)), 'ecg') < 0.1
     assert foretold([1.0, 2.0]) == 0.0 > foretold([-1.0, 1.0])
     assert allowed_shift(0.6, 0.1, 5.0) == 0.1 and allowed_shift(1.0, 0.1, 5.0) == 5.0
+
+
+def test_who_says_of_like_events_now_this_now_that_is_trusted_less():
+    world = World(5)
+    objective = Objective(SPEC, world.reference, *(world.engine.weights[name] for name in (
+        'head.weight', 'head.bias')))
+    kinds = ['rejected', 'confirmed'] * 8
+    own = RNG.standard_normal((0, WIDTH)).astype(np.float32)
+    nothing = np.zeros(objective.shape, np.float32)
+
+    def trusted(sides):
+        direction, given = RNG.standard_normal(WIDTH), []
+        for kind, side in zip(kinds, sides):
+            where = moment(SPEC, 5)
+            tokens = (where.embedding + 2 * side * direction).astype(np.float32)
+            where = dataclasses.replace(where, embedding=tokens)
+            given.append(make_example(SPEC, where, objective.frozen(tokens), 1, kind))
+        return Learner(SPEC, objective).solve(given, own, [], nothing, nothing, nothing,
+                                              AdaptationSettings(enabled=True)).trusted
+
+    steady = trusted([1 if kind == 'rejected' else -1 for kind in kinds])
+    assert trusted([1, 1, -1, -1] * 4) < 0.1 * steady
 
 
 def test_a_change_is_made_smaller_until_it_is_within_its_bound():
