@@ -75,8 +75,8 @@ def _gain(one: dict) -> float:
 
 
 def by_seed() -> list[list[str]]:
-    """Return ECG figures of networks without teachers, mean and range over seeds, and of ours."""
-    alone, ours = seeds(ECG), load(ECG)
+    """Return ECG figures, mean and range over seeds: without teachers, and of what ships."""
+    alone, taught = seeds(f'{ECG}_seed'), [load(ECG), *seeds(f'{ECG}_taught')]
     rows = [[f'ECG, {len(alone)} seeds', 'FP32', 'INT4', 'INT4 with teachers']]
     for key, name in BEATS.items():
         parts = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %'}
@@ -85,12 +85,14 @@ def by_seed() -> list[list[str]]:
         rows += [[f'{name}: {title}',
                   *(spread([one[precision][key][part] for one in alone], percent)
                     for precision in ('fp32', 'int4')),
-                  percent(ours['int4'][key][part])] for part, title in parts.items()]
+                  spread([one['int4'][key][part] for one in taught], percent)]
+                 for part, title in parts.items()]
     rows += [[f'{name} found, % of those FP32 finds', '-',
-              spread([_kept(one, key) for one in alone], percent), percent(_kept(ours, key))]
+              *(spread([_kept(one, key) for one in group], percent) for group in (alone, taught))]
              for key, name in (('beat', 'R peaks (150 ms)'), ('veb', 'VEB'))]
     return rows + [['VEB F1, points more than FP32', '-',
-                    spread([_gain(one) for one in alone], '{:+.2f}'.format), f'{_gain(ours):+.2f}']]
+                    *(spread([_gain(one) for one in group], '{:+.2f}'.format)
+                      for group in (alone, taught))]]
 
 
 def by_record() -> list[list[str]]:

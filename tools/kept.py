@@ -15,9 +15,9 @@ def load(name: str) -> dict | list:
 
 
 def seeds(name: str) -> list[dict]:
-    """Return the results NAME_seed*.json, by seed."""
-    found = sorted(RESULTS.glob(f'{name}_seed*.json'),
-                   key=lambda path: int(path.stem.rpartition('seed')[2]))
+    """Return the results in the files NAME0.json, NAME1.json and so on, by seed."""
+    found = sorted(RESULTS.glob(f'{name}*.json'),
+                   key=lambda path: int(path.stem.removeprefix(name)))
     return [load(path.stem) for path in found]
 
 
