@@ -15,7 +15,7 @@ honest stays at a third. Then the reference is asked. Taken alone, the feedback 
 knows moves its events up against all else, or leaves them; that of others moves it against the
 truth. With a the mean shift of the reference's events minus that of its other tokens, in logits:
 
-    odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(TOLD F)
+    odds(honest) = P(honest) / (1 - P(honest)) * exp(EVIDENCE (a + EXPECTED)) * exp(F)
 
 F tells whether feedback is foretold by the rest of it: with s the shift of a feedback's z, in the
 direction that it asks for, by what the other parts of the feedback teach (cross-validation),
@@ -39,7 +39,6 @@ TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest
 EVIDENCE = 2.0     # per logit of agreement
 EXPECTED = {'ecg': 0.8, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
                                      # new place of the sensor has falls unlike those of training
-TOLD = {'ecg': 1.0, 'imu': 0.25}  # weight of F: false alarms of falls are of many kinds
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
 
@@ -84,8 +83,7 @@ def foretold(shifts: Sequence[float]) -> float:
 
 def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> float:
     """Return the trust that is left when the reference agrees so much (logits), and F is so."""
-    evidence = EVIDENCE * (agreement + EXPECTED[kind]) + TOLD[kind] * told
-    evidence = np.clip(evidence, -20.0, 20.0)
+    evidence = np.clip(EVIDENCE * (agreement + EXPECTED[kind]) + told, -20.0, 20.0)
     odds = trusted / max(1.0 - trusted, 1e-9) * np.exp(evidence)
     return float(odds / (1.0 + odds))
 
