@@ -37,7 +37,7 @@ NEITHER = 1.0 / 3  # trust in somebody of whom nothing is known
 LIKELY = 0.6       # trust from which more than the least is learnt
 TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest, that is bounded
 EVIDENCE = 2.0     # per logit of agreement
-EXPECTED = {'ecg': 0.8, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
+EXPECTED = {'ecg': 1.2, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
                                      # new place of the sensor has falls unlike those of training
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
