@@ -14,7 +14,6 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos import qos_check_compatible, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
 
 from taolora_ros import message_types
 

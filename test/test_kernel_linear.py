@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from taolora_ros.quantization import QMAX, UNSIGNED_MAX, quantize_activation, quantize_weight
+from taolora_ros.quantization import (QMAX, UNSIGNED_MAX, half, quantize_activation,
+                                      quantize_weight)
 
 
 class Case:
@@ -33,9 +34,14 @@ class Case:
         return F.layer_norm(self.x, self.x.shape[1:], *self.norm) if self.norm else self.x
 
     def on_a_border(self):
-        """Tell whether a number is so near to the border of two codes that rounding decides."""
-        scaled = self.normed().double() * self.inverse.double()
-        return bool((scaled - scaled.floor() - 0.5).abs().min() < 2e-5)
+        """Tell whether float32 may round a number, or one of U, to another code or float16."""
+        v, inverse = self.normed().double(), self.inverse.double()
+        scaled = v * inverse
+        q = quantize_activation(v, inverse, self.zero)
+        read = torch.cat([v - q / inverse, v], 1) if len(self.a) > v.shape[1] else v
+        u = half(read) @ self.a.double()
+        return (bool((scaled - scaled.floor() - 0.5).abs().min() < 2e-5)
+                or not torch.equal(half(u - 5e-7), half(u + 5e-7)))
 
     def run(self, tiles=None, gelu=False, add=False, factors=None, **options):
         from taolora_ros.kernels.layout import Tiles, arrange
@@ -120,8 +126,9 @@ def test_closed_tokens_get_the_steady_path_alone(kernels):
 
 
 def test_factors_are_replaced_in_place(kernels):
-    case = Case(kernels, 7, 50, 20, 3, groups=2)
-    factors = torch.randn(100, 6).half() / 7, torch.randn(6, 20).half()
+    case = Case(kernels, 7, 50, 20, 6, groups=2)
+    factors = case.a, case.b
+    case.a, case.b = torch.randn(100, 3).half() / 7, torch.randn(3, 20).half()
     got = case.run(factors=factors)
     case.a, case.b = factors
     assert error(got, case.wanted()) < 1e-5

@@ -94,6 +94,24 @@ def test_gate_opens_the_low_rank_path_for_its_tokens_only():
     assert torch.equal(some[rest], closed[rest]) and not torch.equal(opened, closed)
 
 
+@pytest.mark.parametrize('buffer', ['x', 'residual'])
+def test_what_the_lora_multiplies_is_rounded_to_float16_where_it_is_to_be(buffer):
+    layer, parts = random_layer(5, 33, 13, 3, buffer=buffer)
+    x = torch.randn(9, 33)
+    given = x.numpy()
+    with torch.inference_mode():
+        closed, exact = layer(x, torch.tensor([], dtype=torch.long)), layer(x, None)
+        layer.half_lora = True
+        added = (layer(x, None) - closed).double().numpy()
+        assert torch.equal(layer(x, torch.tensor([], dtype=torch.long)), closed)
+    q = np.clip(np.rint(given * parts['x_inv'].astype(np.float32)), -7, 7)
+    reads = given if buffer == 'x' else np.hstack([given - q / parts['x_inv'], given])
+    u = reads.astype(np.float16).astype(float) @ parts['a']
+    wanted = u.astype(np.float16).astype(float) @ parts['b']
+    off = np.abs(added - wanted).mean()
+    assert off < 0.1 * np.abs((exact - closed).double().numpy() - wanted).mean()
+
+
 @pytest.mark.parametrize('groups', [1, 4])
 def test_rounded_weights_are_closer_than_the_full_range_would_be(groups):
     w = torch.randn(64, 17) ** 3

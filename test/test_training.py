@@ -14,7 +14,7 @@ from taolora_ros.training.draws import Draws
 from taolora_ros.training.implants import Donor, implant
 from taolora_ros.training.train import TrainOptions, train
 from taolora_ros.training.windows import WindowSampler, dilate
-from tiny import imu_corpus, imu_recording, tiny_batch, tiny_spec
+from tiny import imu_corpus, tiny_batch, tiny_spec
 
 CPU = torch.device('cpu')
 

@@ -13,7 +13,7 @@ signals, delay) wrote with --json, or, with the KEY it goes under, what `taolora
 All else in NAME.json stays: correct by hand what it says of its origin (`what`, `provenance`) where
 RAW.json does not say it. Recordings of an IMU without errors are dropped, they are thousands.
 
-cross_validation_KIND.json is of the recipe that ships, seed 0; cross_validation_KIND_taughtS.json is
+cross_validation_KIND.json is of the recipe that ships, seed 0; cross_validation_ecg_taughtS.json is
 of its other seeds, cross_validation_ecg_seedS.json of single networks without teachers: the table
 of seeds shows means, lowest and highest.
 """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import torch
 from torch import Tensor, nn
 
 from taolora_ros.comparators.formats import Activation
