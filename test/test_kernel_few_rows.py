@@ -71,6 +71,8 @@ def test_second_factor_has_whole_tiles_of_outputs_that_kernels_read(kernels):
     weights.load_lora(case.a.to(kernels), -case.b.to(kernels))
     room = weights.b.shape[1] - n
     assert 0 <= room < 128 and (n + room) % 128 == 0  # of the largest tile
+    factors = 2 * 2 * 32 * 16 * 2  # bytes of a block's A
+    assert weights.code_step == factors + (n + room) * 32
     assert torch.equal(weights.b.cpu(), -F.pad(case.b, (0, room, 0, 16 - 9)))
 
 
