@@ -2,7 +2,7 @@
 
     offset   0  encapsulation: 0, byte order (0 big, 1 little), two bytes of options
              4  header.stamp: sec int32, nanosec uint32
-            12  header.frame_id: length uint32, characters and their NUL, zeros up to a multiple of 8
+            12  header.frame_id: length uint32, characters, their NUL, zeros up to a multiple of 8
     end - 296  orientation 4, its covariance 9, angular velocity 3, its covariance 9,
                linear acceleration 3, its covariance 9: float64
 

@@ -37,7 +37,8 @@ def anomaly_message(anomaly: Anomaly, stream: str, frame_id: str, spec: ModelSpe
     message = msg.Anomaly(
         stream=stream, score=float(anomaly.score), threshold=float(anomaly.threshold),
         is_anomalous=bool(anomaly.is_anomalous), reason=anomaly.reason,
-        start=time_message(anomaly.start_ns), stop=time_message(anomaly.stop_ns), channel_names=list(anomaly.channel_scores),
+        start=time_message(anomaly.start_ns), stop=time_message(anomaly.stop_ns),
+        channel_names=list(anomaly.channel_scores),
         channel_scores=[float(score) for score in anomaly.channel_scores.values()],
         model=spec.name, model_version=spec.version)
     message.header.stamp = time_message(anomaly.stamp_ns)

@@ -102,7 +102,8 @@ STREAM = (
               'deg/s); empty: the model\'s'),
     Parameter('model', str, None, 'name of a shipped model, or path of a .safetensors file'),
     Parameter('sample_rate', float, 0.0, 'rate of the samples when messages do not say; 0: they '
-              'do, or nobody does (Imu) and what is usual is expected', unit='Hz', low=0.0, high=1e6),
+              'do, or nobody does (Imu) and what is usual is expected', unit='Hz', low=0.0,
+              high=1e6),
     Parameter('event_threshold', float, None, 'score from which something is an event',
               low=0.0, high=1.0, dynamic=True),
     Parameter('anomaly_threshold', float, None, 'score from which a window is anomalous; 1: the '

@@ -82,7 +82,8 @@ def replay(source: Source, candidate: Callable[[str], Candidate], console: Conso
     """Play ``source``, printing events as they are found and a summary; return what was played.
 
     ``candidate`` gives for 'imu' or 'ecg' the model to use; ``label`` keeps events of that label
-    only; ``record`` keeps what a report shows. Raise ValueError for a source that cannot be read or does not fit the model.
+    only; ``record`` keeps what a report shows. Raise ValueError for a source that
+    cannot be read or does not fit the model.
     """
     if not source.path.exists():
         raise ValueError(f'{source.path}: no such file or folder')
@@ -198,7 +199,8 @@ def _row(item, first_ns: int) -> dict:
     return {'label': item.label, 'phase': PHASES[item.phase],
             'severity': SEVERITIES[item.severity], 'score': float(item.score),
             'stamp_ns': int(item.stamp_ns), 'time_s': (item.stamp_ns - first_ns) / NANOSECONDS,
-            'start_ns': int(item.start_ns), 'stop_ns': int(item.stop_ns), 'id': item.id, 'transient_fraction': float(item.transient_fraction),
+            'start_ns': int(item.start_ns), 'stop_ns': int(item.stop_ns), 'id': item.id,
+            'transient_fraction': float(item.transient_fraction),
             'values': {k: float(v) for k, v in item.values.items()}}
 
 

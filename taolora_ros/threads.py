@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def use_one_thread() -> None:
-    """Let PyTorch, and the BLAS of NumPy and SciPy as far as loaded, compute in the caller's thread.
+    """Let PyTorch, and the BLAS of NumPy and SciPy if loaded, compute in the caller's thread.
 
     Windows and matrices are small here: threads that wait for each other on busy cores make them
     5 to 30 times slower than one thread is. Holds for the whole process.

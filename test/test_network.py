@@ -21,7 +21,8 @@ def test_shapes(spec):
     x = torch.randn(3, 13 * spec.patch, network.features)
     logits, offset, rebuilt = network(x)
     assert logits.shape == (3, 13, len(spec.classes))
-    assert offset.shape == (3, 13) and bool(((offset > -OFFSET_MARGIN) & (offset < 1 + OFFSET_MARGIN)).all())
+    assert offset.shape == (3, 13)
+    assert bool(((offset > -OFFSET_MARGIN) & (offset < 1 + OFFSET_MARGIN)).all())
     assert rebuilt.shape == network.patches(x).shape
 
 

@@ -73,8 +73,8 @@ def _key(program: list[str], flags: tuple[str, ...]) -> str:
     for source in SOURCES:
         digest.update((Path(__file__).parent / source).read_bytes())
     status = os.stat(program[0])
-    digest.update(f'{flags} {program} {os.path.realpath(program[0])} {status.st_size} {status.st_mtime_ns} '
-                  f'{platform.machine()} {_processor()}'.encode())
+    digest.update(f'{flags} {program} {os.path.realpath(program[0])} {status.st_size} '
+                  f'{status.st_mtime_ns} {platform.machine()} {_processor()}'.encode())
     return digest.hexdigest()[:20]
 
 

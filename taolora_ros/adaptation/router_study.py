@@ -8,8 +8,8 @@ open patches, which share of the event patches is open? The threshold router's s
 a factor on all three thresholds; the trained one's threshold is put where its share on the same
 recordings is the same, which looks at no annotation. The recordings of a subject follow each
 other in random order as one stream: a fall recording is short and holds one fall, and a router
-that could see a recording begin would learn when to expect it. ``chosen`` is what a robot could run: the
-threshold put where the share on the training recordings is that of the default thresholds.
+that could see a recording begin would learn when to expect it. ``chosen`` is what a robot could
+run: the threshold put where the share on the training recordings is that of the default thresholds.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('kind', choices=tuple(SPECS))
     parser.add_argument('--data', required=True, metavar='DIR')
-    parser.add_argument('--model', help='file or name of the model to make a router for, by default '
-                        'the shipped one')
+    parser.add_argument('--model', help='file or name of the model to make a router for, by '
+                        'default the shipped one')
     parser.add_argument('--folds', type=int, default=4)
     parser.add_argument('--steps', type=int, default=RouterOptions.steps)
     parser.add_argument('--json', metavar='FILE')

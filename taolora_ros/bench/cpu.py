@@ -183,8 +183,8 @@ def table(result: dict) -> Table:
     shown = Table(title=f'One window of {result["model"]}, one core',
                   caption=f'{result["machine"]}, torch {result["torch"]}; load {result["load"][0]} '
                           f'before, {result["load"][1]} after; medians of '
-                          f'{result["rounds"]} rounds of {result["windows"]} windows; native: compiled in '
-                          f'{result["compile_s"]:.1f} s, once')
+                          f'{result["rounds"]} rounds of {result["windows"]} windows; native: compiled '
+                          f'in {result["compile_s"]:.1f} s, once')
     for name in ('', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'start, s'):
         shown.add_column(name, justify='right' if name else 'left')
     ours = next(way['us'] for way in result['ways'] if way['name'] == OURS)

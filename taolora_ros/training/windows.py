@@ -80,7 +80,7 @@ class WindowSampler:
             hit = corpus.event_class == self.spec.classes.index(name)
             counts = np.bincount(corpus.event_recording[hit], minlength=len(corpus.start))
             each = corpus.weight[corpus.event_recording[hit]]
-            each = each / np.sqrt(counts[corpus.event_recording[hit]])  # neither per beat nor record
+            each = each / np.sqrt(counts[corpus.event_recording[hit]])  # not by beat nor record
             weight[hit] = share * each / max(each.sum(), 1e-9)
         return weight if weight.sum() else np.ones(len(weight))
 
