@@ -1,7 +1,9 @@
 """What the kernels share on the device: rounding to four bits, nibbles, scales, GELU.
 
 Quantising is round half to even, as `taolora_ros.quantization` does: adding 1.5 * 2**23 leaves no
-place behind the binary point, and the sum's lowest byte is the integer in two's complement.
+place behind the binary point, and the sum's lowest byte is the integer in two's complement. It is
+moved by 16, which is taken off as an integer: the assembler of CUDA 12.8 takes the sum itself,
+stored as a byte, for a number to convert.
 
 A byte holds two weights. Each plane is kept in the high half of its byte, i.e. 16 times the code,
 which costs one shift and two masks for four bytes where extending the sign costs four times that;
@@ -13,7 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2**23
+MAGIC = tl.constexpr(12582928.0)  # 1.5 * 2**23 + AWAY
+AWAY = tl.constexpr(16)
 UNPACK = tl.constexpr('{ .reg .b32 t; shl.b32 t, $2, 4; and.b32 $0, t, 0xF0F0F0F0; '
                       'and.b32 $1, $2, 0xF0F0F0F0; }')
 WAIT = tl.constexpr('griddepcontrol.wait; griddepcontrol.launch_dependents; mov.u32 $0, 0;')
@@ -34,7 +37,7 @@ def round_between(x, low, high):
     # Clamping first is the same, the limits being integers, and keeps the product that made x
     # from being fused with the sum below: both are rounded, as they are in the reference.
     shifted = tl.minimum(tl.maximum(x, low), high) + MAGIC
-    return shifted - MAGIC, shifted.to(tl.int32, bitcast=True).to(tl.int8)
+    return shifted - MAGIC, (shifted.to(tl.int32, bitcast=True) - AWAY).to(tl.int8)
 
 
 @triton.jit
