@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import dp4a, gelu, scaled
+from taolora_ros.kernels.int4 import dp4a, gelu, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 
@@ -31,11 +31,11 @@ def without_offset(nibbles, OFFSET: tl.constexpr):
 @triton.jit(do_not_specialize=['rows'])
 def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.constexpr,
                 N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
-                H: tl.constexpr,
-                BN: tl.constexpr, CODE_STEP: tl.constexpr, SHARES: tl.constexpr,
+                H: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr, SHARES: tl.constexpr,
                 NORM: tl.constexpr, ZERO: tl.constexpr, GELU: tl.constexpr, SHIFT: tl.constexpr,
-                ASM: tl.constexpr):
+                ASM: tl.constexpr, EARLY: tl.constexpr = False):
     """Make BN outputs of one row."""
+    wait_for_previous(EARLY)
     tile, row = tl.program_id(0), tl.program_id(1)
     size: tl.constexpr = (K // GROUPS + H - 1) // H * H
     blocks: tl.constexpr = (GROUPS * size // H + 1) // 2

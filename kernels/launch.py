@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 POINTERS = {'float64': '*fp64', 'float32': '*fp32', 'float16': '*fp16', 'bfloat16': '*bf16',
             'uint8': '*u8', 'int8': '*i8', 'int32': '*i32', 'int64': '*i64', 'bool': '*i1'}
 ALIGNED = 16  # bytes: what Triton asks of a pointer to load vectors through it
+CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT of the CUDA driver API
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Launch:
         """Run the kernel on the current stream, or in the interpreter."""
         self.kernel[self.grid](**self.arguments, **self.constants, **self._options())
 
-    def compile(self) -> None:
-        """Compile the kernel for the GPU of this machine, into Triton's cache."""
-        self.kernel.warmup(**self.arguments, **self.constants, **self._options(), grid=self.grid)
+    def compile(self) -> Any:
+        """Compile the kernel for the GPU of this machine, into Triton's cache; return Triton's."""
+        return self.kernel.warmup(**self.arguments, **self.constants, **self._options(),
+                                  grid=self.grid)
 
     def _options(self) -> dict[str, int | bool]:
         early = {'launch_pdl': True} if self.early else {}
@@ -74,6 +77,28 @@ def overlapped(launches: Iterable[Launch]) -> list[Launch]:
     first = replace(first, constants={**first.constants, 'EARLY': True})
     return [first, *(replace(one, constants={**one.constants, 'EARLY': True}, early=True)
                      for one in others)]
+
+
+def share_alike(launches: Iterable[Launch]) -> None:
+    """Have all kernels divide a multiprocessor's memory alike, most of it shared.
+
+    The driver chooses by what a kernel needs, and one that wants another division than the one
+    before cannot begin on a multiprocessor until that has ended there. Raise RuntimeError where
+    the driver refuses.
+    """
+    driver = ctypes.CDLL('libcuda.so.1')
+    for launch in launches:
+        compiled = launch.compile()
+        compiled._init_handles()  # loads it: only then there is a function
+        status = driver.cuFuncSetAttribute(ctypes.c_void_p(compiled.function), CARVEOUT, 100)
+        if status:
+            raise RuntimeError(f'{launch.name}: cuFuncSetAttribute returned {status}')
+
+
+def can_overlap() -> bool:
+    """Tell whether kernels of this machine's GPU may begin while the one before ends."""
+    import torch
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def interpreted() -> bool:

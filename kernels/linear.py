@@ -4,12 +4,12 @@
 
     X (M, K), Y and X0 (M, N), g (M,) one byte a token; weights as in layout.py
 
-Each program makes a (BM, BN) tile of Y. It reads X for the integer products, for the low-rank ones
-and twice for a norm (the cache gives all but one), rounds it in registers, and walks over K
-blocks: one byte tile brings two integer products, the A tile beside it the low-rank ones of the
-same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs share a tile's
-K blocks; the last one to arrive adds the parts in their order, so that results do not depend on
-which that was.
+Each program makes a (BM, BN) tile of Y. It reads X a K block ahead of its use (and before that twice
+for a norm of more than one block; the cache gives all but once), rounds it in registers, and walks
+over K blocks (walk.py): one byte tile brings two integer products, the A tile beside it the low-rank
+ones of the same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs
+share a tile's K blocks; the last one to arrive adds the parts in their order, so that results do
+not depend on which that was.
 
 With READY the codes of V come from quantize.py, a byte each, and X is not read: for many rows,
 where each tile of outputs would round the same inputs again.
@@ -29,10 +29,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import gelu, half_dot, nibbles, scaled, wait_for_previous
+from taolora_ros.kernels.int4 import gelu, half_dot, scaled, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.layout import LayerWeights
-from taolora_ros.kernels.rows import add_low_rank, factors_at, norm_statistics, quantized_half
+from taolora_ros.kernels.walk import walk, walk_ready
 from taolora_ros.quantization import grouped_matmul, half, quantize_activation
 
 
@@ -43,53 +43,6 @@ def add_shares(u, u_ready, row, row_ok, rows, RANK: tl.constexpr, SHARES: tl.con
     for share in range(SHARES):
         u += tl.load(u_ready + share * rows * RANK + at, mask=row_ok[:, None], other=0.0)
     return u
-
-
-@triton.jit
-def walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K: tl.constexpr,
-         N: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
-         H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CODE_STEP: tl.constexpr,
-         A_STEP: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr, LORA: tl.constexpr,
-         SHIFT: tl.constexpr, READY: tl.constexpr, ASM: tl.constexpr):
-    """Walk over K blocks; return the sums (BM, BN), scaled if there are groups, and U (BM, R)."""
-    padded: tl.constexpr = (K // GROUPS + H - 1) // H * H
-    padded_k: tl.constexpr = (GROUPS * padded + 2 * H - 1) // (2 * H) * 2 * H
-    scales = vectors + K * (3 if NORM else 1)
-    total = tl.zeros((BM, BN), tl.float32)
-    sums = tl.zeros((BM, BN), tl.int32)
-    u = tl.zeros((H // 16, BM, RANK), tl.float32)
-    for block in range(first, last):
-        if READY:
-            q_at = x + row[:, None] * padded_k + 2 * block * H + tl.arange(0, H)[None, :]
-            q0 = tl.load(q_at, mask=row_ok[:, None], other=0)
-            q1 = tl.load(q_at + H, mask=row_ok[:, None], other=0)
-        else:
-            v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS,
-                                        H, NORM, ZERO)
-            v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K,
-                                        GROUPS, H, NORM, ZERO)
-        packed = tl.load(codes + block * CODE_STEP + code_at).to(tl.int8, bitcast=True)
-        low, high = nibbles(packed, ASM)
-        if GROUPS == 1:
-            sums = tl.dot(q0, low, sums, out_dtype=tl.int32)
-            sums = tl.dot(q1, high, sums, out_dtype=tl.int32)
-        else:
-            zero = tl.zeros((BM, BN), tl.int32)
-            for side in tl.static_range(2):
-                part = tl.dot(q1 if side else q0, high if side else low, zero, out_dtype=tl.int32)
-                group = (2 * block + side) * H // padded
-                at_scale = group * N + n
-                scale = tl.load(scales + at_scale, mask=(n < N) & (at_scale < GROUPS * N),
-                                other=0.0)
-                total += scaled((part >> 4).to(tl.float32), scale[None, :], SHIFT)
-        if LORA:
-            start = a + block * A_STEP
-            second = start + H * RANK
-            u = add_low_rank(u, v0, d0, factors_at(start, H, 2 * H, RANK, PARTS), PARTS)
-            u = add_low_rank(u, v1, d1, factors_at(second, H, 2 * H, RANK, PARTS), PARTS)
-    if GROUPS == 1:
-        total = (sums >> 4).to(tl.float32)
-    return total, tl.sum(u, 0)
 
 
 @triton.jit
@@ -139,25 +92,26 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
     at, ok = row[:, None] * N + n[None, :], row_ok[:, None] & n_ok[None, :]
     if residual is not None:
         added = tl.load(residual + at, mask=ok, other=0.0)
-    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
     opened = row_ok
     if LORA:
         opened = tl.load(gate + row, mask=row_ok, other=0) != 0
-    if NORM and not READY:
-        mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
-    if LORA == 2:
+    u = tl.zeros((BM, RANK), tl.float32)
+    if READY:
+        total = walk_ready(x, codes, vectors, row, row_ok, n, code_at, first, last, K, N, GROUPS,
+                           H, BM, BN, CODE_STEP, NORM, SHIFT, ASM)
+    elif LORA == 2:
         if tl.max(opened.to(tl.int32), 0) > 0:
-            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
-                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                            1, SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, K, N,
+                            GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 1,
+                            SHIFT, ASM)
         else:
-            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd,
-                            K, N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                            0, SHIFT, READY, ASM)
+            total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, K, N,
+                            GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, 0,
+                            SHIFT, ASM)
     else:
-        total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, mean, rstd, K,
-                        N, GROUPS, RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO,
-                        LORA == 1, SHIFT, READY, ASM)
+        total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, K, N, GROUPS,
+                        RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, LORA == 1, SHIFT,
+                        ASM)
     if SPLIT == 1:
         if LORA == 3:
             u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)

@@ -19,9 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 from taolora_ros.kernels.layout import LayerWeights, half_blocks
-from taolora_ros.kernels.rows import add_low_rank, factors_at, norm_statistics, quantized_half
+from taolora_ros.kernels.rows import (add_low_rank, factors_at, load_block, quantized_half,
+                                      statistics)
 from taolora_ros.quantization import quantize_activation
 
 NO_ZERO = 8  # added to symmetric codes, so that they are not negative
@@ -31,24 +33,29 @@ NO_ZERO = 8  # added to symmetric codes, so that they are not negative
 def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.constexpr,
                     RANK: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr,
                     A_STEP: tl.constexpr, SPLIT: tl.constexpr, NORM: tl.constexpr,
-                    ZERO: tl.constexpr, PACKED: tl.constexpr):
+                    ZERO: tl.constexpr, PACKED: tl.constexpr, EARLY: tl.constexpr = False):
     """Take BM rows through a share of the K blocks; None for codes or u leaves that out."""
+    wait_for_previous(EARLY)
     tile, share = tl.program_id(0), tl.program_id(1)
     row = tile * BM + tl.arange(0, BM)
     row_ok = row < rows
-    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
-    if NORM:
-        mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
     blocks: tl.constexpr = (GROUPS * ((K // GROUPS + H - 1) // H) + 1) // 2
     each: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
     offset: tl.constexpr = 8 if ZERO < 0 else ZERO
     total = tl.zeros((H // 16, BM, RANK), tl.float32)
     k = tl.arange(0, H)
-    for block in range(share * each, tl.minimum(share * each + each, blocks)):
-        v0, d0, q0 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block, K, GROUPS, H,
-                                    NORM, ZERO)
-        v1, d1, q1 = quantized_half(x, vectors, row, row_ok, mean, rstd, 2 * block + 1, K, GROUPS,
-                                    H, NORM, ZERO)
+    first, last = share * each, tl.minimum(share * each + each, blocks)
+    x0, i0, w0, b0, x1, i1, w1, b1 = load_block(x, vectors, row, row_ok, first, last, K, GROUPS, H,
+                                                NORM)
+    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    if NORM:
+        mean, rstd = statistics(x, row, row_ok, x0, x1, K, GROUPS, H, BM)
+    for block in range(first, last):
+        y0, j0, m0, c0, y1, j1, m1, c1 = load_block(x, vectors, row, row_ok, block + 1, last, K,
+                                                    GROUPS, H, NORM)
+        v0, d0, q0 = quantized_half(x0, i0, w0, b0, mean, rstd, NORM, ZERO)
+        v1, d1, q1 = quantized_half(x1, i1, w1, b1, mean, rstd, NORM, ZERO)
+        x0, i0, w0, b0, x1, i1, w1, b1 = y0, j0, m0, c0, y1, j1, m1, c1
         if codes is not None:
             at = row[:, None] * blocks * H + block * H
             if PACKED:

@@ -15,54 +15,98 @@ WHOLE = tl.constexpr(128)  # numbers of a row that are loaded at once
 
 
 @triton.jit
-def load_half(x, row, row_ok, h, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr):
-    """Load the numbers (BM, H) of half-block h; return them, their k (H,) and which exist."""
+def inputs_of(h, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr):
+    """Return the inputs k (H,) of half-block h, and which of them exist."""
     size: tl.constexpr = K // GROUPS
     padded: tl.constexpr = (size + H - 1) // H * H
     group = h * H // padded
     within = h * H - group * padded + tl.arange(0, H)
     k = group * size + within
-    k_ok = (within < size) & (k < K)  # the last half-block may lie behind the last group
-    value = tl.load(x + row[:, None] * K + k[None, :], mask=row_ok[:, None] & k_ok[None, :],
-                    other=0.0)
-    return value.to(tl.float32), k, k_ok
+    return k, (within < size) & (k < K)  # the last half-block may lie behind the last group
+
+
+@triton.jit
+def load_half(x, row, row_ok, k, k_ok, K: tl.constexpr):
+    """Load the numbers (BM, H) of a half-block."""
+    return tl.load(x + row[:, None] * K + k[None, :], mask=row_ok[:, None] & k_ok[None, :],
+                   other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_block(x, vectors, row, row_ok, block, last, K: tl.constexpr, GROUPS: tl.constexpr,
+               H: tl.constexpr, NORM: tl.constexpr):
+    """Load the numbers of both half-blocks (BM, H) of a K block, and their `half_vectors`.
+
+    From block ``last`` on they are zeros. What a loop needs next is loaded a block ahead with this:
+    Triton would load it where it is used, or copy vectors to shared memory, at which 3.6 errs.
+    """
+    there = row_ok & (block < last)
+    k0, k0_ok = inputs_of(2 * block, K, GROUPS, H)
+    k1, k1_ok = inputs_of(2 * block + 1, K, GROUPS, H)
+    x0 = load_half(x, row, there, k0, k0_ok, K)
+    x1 = load_half(x, row, there, k1, k1_ok, K)
+    inverse0, weight0, bias0 = half_vectors(vectors, k0, k0_ok, K, NORM)
+    inverse1, weight1, bias1 = half_vectors(vectors, k1, k1_ok, K, NORM)
+    return x0, inverse0, weight0, bias0, x1, inverse1, weight1, bias1
+
+
+@triton.jit
+def half_vectors(vectors, k, k_ok, K: tl.constexpr, NORM: tl.constexpr):
+    """Return 1 / scale (H,) of inputs k and, with a norm, its weights and biases."""
+    inverse = tl.load(vectors + k, mask=k_ok, other=1.0)
+    weight, bias = inverse, inverse
+    if NORM:
+        weight = tl.load(vectors + K + k, mask=k_ok, other=0.0)
+        bias = tl.load(vectors + 2 * K + k, mask=k_ok, other=0.0)
+    return inverse, weight, bias
 
 
 @triton.jit
 def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.constexpr):
     """Return mean and 1 / deviation of rows of K numbers, (BM,) each."""
     if K <= WHOLE:
-        k = tl.arange(0, WHOLE)[None, :]
-        ok = row_ok[:, None] & (k < K)
-        value = tl.load(x + row[:, None] * K + k, mask=ok, other=0.0).to(tl.float32)
+        k = tl.arange(0, WHOLE)
+        value = load_half(x, row, row_ok, k, k < K, K)
         mean = tl.sum(value, 1) / K
-        away = tl.where(k < K, value - mean[:, None], 0.0)
+        away = tl.where((k < K)[None, :], value - mean[:, None], 0.0)
         squares = tl.sum(away * away, 1)
     else:
         halves: tl.constexpr = (K + H - 1) // H
         total = tl.zeros((BM,), tl.float32)
         for h in range(halves):
-            value, _, _ = load_half(x, row, row_ok, h, K, 1, H)
-            total += tl.sum(value, 1)
+            k, k_ok = inputs_of(h, K, 1, H)
+            total += tl.sum(load_half(x, row, row_ok, k, k_ok, K), 1)
         mean = total / K
         squares = tl.zeros((BM,), tl.float32)
         for h in range(halves):
-            value, _, k_ok = load_half(x, row, row_ok, h, K, 1, H)
+            k, k_ok = inputs_of(h, K, 1, H)
+            value = load_half(x, row, row_ok, k, k_ok, K)
             away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
             squares += tl.sum(away * away, 1)
     return mean, 1.0 / tl.sqrt(squares / K + EPS)
 
 
 @triton.jit
-def quantized_half(x, vectors, row, row_ok, mean, rstd, h, K: tl.constexpr, GROUPS: tl.constexpr,
-                   H: tl.constexpr, NORM: tl.constexpr, ZERO: tl.constexpr):
-    """Return half-block h of V, of V - Q4(V), both float32, and of the codes, int8: (BM, H)."""
-    value, k, k_ok = load_half(x, row, row_ok, h, K, GROUPS, H)
+def statistics(x, row, row_ok, x0, x1, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr,
+               BM: tl.constexpr):
+    """Return `norm_statistics`, of the halves ``x0`` and ``x1`` where they are whole rows."""
+    if GROUPS > 1 or K > 2 * H:
+        mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
+    else:
+        mean = tl.sum(x0 + x1, 1) / K
+        k = tl.arange(0, H)[None, :]
+        away0 = tl.where(k < K, x0 - mean[:, None], 0.0)
+        away1 = tl.where(k + H < K, x1 - mean[:, None], 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(away0 * away0 + away1 * away1, 1) / K + EPS)
+    return mean, rstd
+
+
+@triton.jit
+def quantized_half(value, inverse, weight, bias, mean, rstd, NORM: tl.constexpr,
+                   ZERO: tl.constexpr):
+    """Return V, V - Q4(V), both float32, and the codes, int8, of a half-block (BM, H)."""
     if NORM:
-        weight = tl.load(vectors + K + k, mask=k_ok, other=0.0)
-        bias = tl.load(vectors + 2 * K + k, mask=k_ok, other=0.0)
         value = (value - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
-    inverse = tl.load(vectors + k, mask=k_ok, other=1.0)
     rounded, code = round_clamp(value * inverse[None, :], ZERO)
     dropped = value - rounded * (1.0 / inverse)[None, :]
     return value, dropped, code

@@ -177,6 +177,7 @@ def test_what_is_compiled_before_is_what_the_gpu_launches(monkeypatch, capabilit
     from taolora_ros.kernels.launch import Launch
     compiled = []
     monkeypatch.setattr(Launch, 'compile', lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
     monkeypatch.setattr(torch.cuda, 'get_device_properties',
                         lambda device: SimpleNamespace(multi_processor_count=8))

@@ -32,46 +32,67 @@ class Shape:
     block_m: int
     split: int = 1
     warps: int = 4
+    stages: int = 2
     zipper: bool = True
 
     def __str__(self) -> str:
         return (f'{self.kind} {self.block_m}x{self.block_n}x{2 * self.half}, split {self.split}, '
-                f'{self.warps} warps, {"zipper" if self.zipper else "apart"}')
+                f'{self.warps} warps, {self.stages} stages, '
+                f'{"zipper" if self.zipper else "apart"}')
 
 
 def shapes(rows: int, size: int) -> Iterator[Shape]:
     """Give the shapes worth trying for M = ``rows`` and K = N = ``size``."""
-    blocks = -(-size // 128)
     if rows <= 64:
-        for block_n in (32, 64) if size <= 1024 else (64, 128):
-            for split in sorted({1, min(blocks, 4), min(blocks, 8)}):
-                yield Shape('fused', 64, block_n, 16, split)
-        yield Shape('fused', 64, 32, 16, min(blocks, 4), 2)
-        yield Shape('fused', 64, 64, 16, 1, 4, zipper=False)
+        for warps, stages in ((2, 2), (4, 2), (4, 3)):
+            yield Shape('fused', 64, 32, 16, 1, warps, stages)
+        if size >= 512:
+            yield Shape('fused', 64, 32, 16, 4)
+            yield Shape('fused', 64, 128, 16, 4)
+            yield Shape('fused', 128, 32, 16)
     else:
-        for block_m, block_n in ((16, 128), (32, 64), (32, 128), (64, 128)):
-            yield Shape('fused', 64, block_n, block_m)
-        yield Shape('fused', 64, 128, 32, 1, 4, zipper=False)
-    if rows >= 64:
-        yield Shape('two kernels', 64, 64, 64, 1, 4)
-        yield Shape('two kernels', 64, 128, 64, 1, 8)
-    if rows >= 256:
-        yield Shape('two kernels', 64, 128, 128, 1, 8)
-    if size >= 768:
-        yield Shape('two kernels', 64, 64, 16 if rows <= 64 else 64, min(blocks, 8), 8)
+        for block_m, warps in ((16, 2), (16, 4), (32, 4)):
+            yield Shape('fused', 64, 128, block_m, 1, warps)
+    yield Shape('fused', 64, 32 if rows <= 64 else 128, 16, zipper=False)
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
+    if rows >= 64:
+        yield from for_many(rows, size)
 
 
-def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor
+def for_many(rows: int, size: int) -> Iterator[Shape]:
+    """Give the shapes of two kernels."""
+    block_m = 32 if rows >= 256 else 16
+    yield Shape('two kernels', 64, 64, block_m, 1, 4, 4)
+    yield Shape('two kernels', 64, 64, 64, 1, 4, 4)
+    if size >= 256:
+        yield Shape('two kernels', 128, 64, 32, 1, 4, 3)
+    if size >= 512 and rows >= 256:
+        yield Shape('two kernels', 128, 64, 64, 1, 4, 3)
+        yield Shape('two kernels', 128, 128, 64, 1, 4, 3)
+        yield Shape('two kernels', 128, 128, 64, 1, 8, 3)
+
+
+def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor, times: int = 1
               ) -> Callable[[], None]:
-    """Return what runs our layer once, into ``out``, on the current stream."""
-    launches = layer_launches(shape, x, weights, gate, out)
+    """Return what runs our layer, so many times in a row, into ``out``, on the current stream."""
+    launches = in_a_row(layer_launches(shape, x, weights, gate, out), times)
 
     def run() -> None:
         for launch in launches:
             launch()
     return run
+
+
+def in_a_row(launches: list, times: int) -> list:
+    """Return launches of so many layers: as in the engine `fused`, they overlap where they can."""
+    from taolora_ros.kernels.launch import can_overlap, interpreted, overlapped, share_alike
+    if interpreted() or not can_overlap():
+        return launches * times
+    together = overlapped(launches * times)
+    if len(launches) > 1:
+        share_alike(together[:len(launches) + 1])  # the first one is another kernel to Triton
+    return together
 
 
 def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor) -> list:
@@ -84,8 +105,9 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
     arranged = arrange(**weights, x_zero=None, tiles=tiles)
     if shape.kind == 'fused':
         return [linear_launch(x, arranged, gate, out, block_m=shape.block_m,
-                              block_n=shape.block_n, split=shape.split, warps=shape.warps)]
-    shares = min(8 if len(x) <= 64 else 2, arranged.blocks)
+                              block_n=shape.block_n, split=shape.split, warps=shape.warps,
+                              stages=shape.stages)]
+    shares = min(8, arranged.blocks, max(2, 2048 // len(x), arranged.k // 1024))
     u = torch.empty(shares, len(x), arranged.rank, device=x.device)
     if shape.kind == 'few rows':
         codes = torch.empty(len(x), arranged.blocks * shape.half, dtype=torch.uint8,
@@ -95,8 +117,9 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
         codes = torch.empty(len(x), 2 * arranged.blocks * shape.half, dtype=torch.int8,
                             device=x.device)
         product = linear_launch(codes, arranged, gate, out, u=u, lora=3, block_m=shape.block_m,
-                                block_n=shape.block_n, split=shape.split, warps=shape.warps)
-    return [quantize_launch(x, arranged, codes, u), product]
+                                block_n=shape.block_n, split=shape.split, warps=shape.warps,
+                                stages=shape.stages)
+    return [quantize_launch(x, arranged, codes, u, warps=shape.half // 16), product]
 
 
 def cases(sizes, rows, ranks) -> list[dict]:
@@ -124,8 +147,9 @@ def compile_case(case: dict) -> None:
     weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
                'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
     for shape in shapes(m, k):
-        for launch in layer_launches(shape, torch.zeros(m, k), weights,
-                                     torch.zeros(m, dtype=torch.uint8), torch.zeros(m, k)):
+        launches = layer_launches(shape, torch.zeros(m, k), weights,
+                                  torch.zeros(m, dtype=torch.uint8), torch.zeros(m, k))
+        for launch in in_a_row(launches, 2):
             launch.compile()
 
 
@@ -157,7 +181,7 @@ def rows(case: dict) -> Iterator[dict]:
 def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor, wanted: Tensor) -> dict:
     """Return the time of our layer in one shape, or that it is wrong there."""
     out = torch.full_like(wanted, torch.nan, dtype=torch.float32)
-    row = attempt(lambda: our_layer(shape, x, weights, gate, out))
+    row = attempt(lambda: our_layer(shape, x, weights, gate, out, TIMES), 1)
     if 'device_us' not in row:
         return row
     off = float((out - wanted).norm() / wanted.norm())
@@ -173,9 +197,12 @@ def exact(x: Tensor, weights: dict, gate: Tensor) -> Tensor:
     return linear_reference(x.double(), gate.double(), **fine, x_zero=None, bias=bias)
 
 
-def attempt(make: Callable[[], Callable[[], object]]) -> dict:
-    """Return the device's microseconds of what ``make`` returns, or why there are none."""
+def attempt(make: Callable[[], Callable[[], object]], times: int = TIMES) -> dict:
+    """Return the device's microseconds of a layer, or why there are none.
+
+    What ``make`` returns, called so many ``times``, runs TIMES layers.
+    """
     try:  # many in one graph: the host takes longer to launch a graph than a small layer to run
-        return {'device_us': device_us(graphed(make(), TIMES), replays=1) / TIMES}
+        return {'device_us': device_us(graphed(make(), times), replays=1) / TIMES}
     except Exception as error:  # whatever a peer may raise: one must not end the others
         return {'note': failure(error)}

@@ -54,6 +54,7 @@ def compile_case(case: dict) -> None:
     from taolora_ros.bench.compile import single
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import EARLY, make_buffers, on_device
+    from taolora_ros.kernels.launch import can_overlap
     model, way = load_model(find_model(case['model'])), case['way']
     if way in PEERS:
         for _ in peer_rows(model, way, case['batches'], calls=3):
@@ -63,7 +64,7 @@ def compile_case(case: dict) -> None:
     fetches = not options.get('zero_copy')
     options = {key: value for key, value in options.items() if key != 'zero_copy'}
     if name == 'fused':  # which is made on a CPU here, and would not look at the GPU
-        options.setdefault('early', torch.cuda.get_device_capability() >= (9, 0))
+        options.setdefault('early', can_overlap())
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
     for batch in sorted({*EARLY, *case['batches']}):

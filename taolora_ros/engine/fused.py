@@ -12,7 +12,7 @@ from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
-from taolora_ros.kernels.launch import Launch, interpreted
+from taolora_ros.kernels.launch import Launch, can_overlap, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.patches import patches_launch
@@ -43,8 +43,7 @@ class FusedEngine(GraphEngine):
         self._block_m, self._block_n = block_m, block_n
         self._lora, self._warps, self._split = lora, warps, split
         if early is None:
-            early = (device == 'cuda' and not interpreted()
-                     and torch.cuda.get_device_capability() >= (9, 0))
+            early = device == 'cuda' and not interpreted() and can_overlap()
         self._early = early
         super().__init__(model, device, **options)
 
