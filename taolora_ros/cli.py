@@ -212,9 +212,12 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from taolora_ros.bench.command import run
+    from taolora_ros.bench.command import STDOUT, run
     _check_writable(args.json)
     result, table = run(args)
+    if args.json == STDOUT:
+        print(json.dumps(result, indent=2, default=str))
+        return 0
     _console().print(table)
     _write_json(args.json, result)
     return 0

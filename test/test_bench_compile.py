@@ -102,6 +102,8 @@ def test_a_projection_says_that_it_is_one(capsys, tmp_path):
                  '--json', str(file)]) == 0
     assert 'Projected, not measured' in capsys.readouterr().out
     told = json.loads(file.read_text())
+    assert main(['bench', 'orin', '--launch-us', '8', '--board', 'Small,4,34,10', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == told  # without a file it is all that is printed
     assert told['assumptions']['launch_us'] == 8
     assert {row['board'] for row in told['rows']} == {'Small'}
     row = next(r for r in told['rows'] if r['engine'] == 'mega')

@@ -6,6 +6,8 @@ import argparse
 import sys
 from contextlib import nullcontext
 
+STDOUT = '-'  # as a FILE of --json
+
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add one parser for each measurement; ``args.measure`` is the function to call."""
@@ -27,7 +29,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
              _compile),
             ('orin', 'project the networks on Jetson Orins by counting', _add_orin, _orin)):
         bench = benches.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
-        bench.add_argument('--json', metavar='FILE', help='write the figures there too')
+        bench.add_argument('--json', metavar='FILE', nargs='?', const=STDOUT,
+                           help='write the figures there too; without FILE print them instead of '
+                           'the table')
         bench.set_defaults(measure=measure, unit='runs', needs_ros=True)
         add(bench)
 
@@ -164,7 +168,7 @@ def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
                          tuple(args.size or gpu_layers.SIZES), tuple(args.rows or gpu_layers.ROWS),
                          tuple(args.rank or gpu_layers.RANKS),
                          tuple(args.batch or gpu_networks.BATCHES), tell,
-                         lambda known: gpu.write(args.json, known))
+                         lambda known: gpu.write(None if args.json == STDOUT else args.json, known))
     return result, gpu.table(result)
 
 
