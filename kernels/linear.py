@@ -4,12 +4,12 @@
 
     X (M, K), Y and X0 (M, N), g (M,) one byte a token; weights as in layout.py
 
-Each program makes a (BM, BN) tile of Y. It reads X a K block ahead of its use (and before that twice
-for a norm of more than one block; the cache gives all but once), rounds it in registers, and walks
-over K blocks (walk.py): one byte tile brings two integer products, the A tile beside it the low-rank
-ones of the same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many programs
-share a tile's K blocks; the last one to arrive adds the parts in their order, so that results do
-not depend on which that was.
+Each program makes a (BM, BN) tile of Y. It reads X a K block ahead of its use (and before that
+twice for a norm of more than one block; the cache gives all but once), rounds it in registers, and
+walks over K blocks (walk.py): one byte tile brings two integer products, the A tile beside it the
+low-rank ones of the same numbers. Nothing between X and Y goes to memory. With SPLIT > 1 so many
+programs share a tile's K blocks; the last one to arrive adds the parts in their order, so that
+results do not depend on which that was.
 
 With READY the codes of V come from quantize.py, a byte each, and X is not read: for many rows,
 where each tile of outputs would round the same inputs again.
