@@ -134,7 +134,8 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
         console.print(_line(*events[-1]), soft_wrap=True)
 
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    rclpy.init(args=[], context=context,
+               signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     player = rclpy.create_node('taolora_demo', context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(player)
