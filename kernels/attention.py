@@ -35,8 +35,9 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
            BM: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr):
     """Return one head's output (BM, 2 BE) for queries (BM,); qkv starts the window.
 
-    Each warp adds up other keys: of a product of so few columns all would make the same. Loads
-    go past the first-level cache: another program may have written what they read.
+    Each warp adds up other keys: of a product of so few columns all would make the same. All is
+    loaded before anything is computed, past the first-level cache: another program may have
+    written it.
     """
     e = tl.arange(0, BE)
     e_ok = e[None, :] < E // 2
@@ -51,16 +52,16 @@ def attend(qkv, cos, sin, query, head, T: tl.constexpr, D: tl.constexpr, E: tl.c
     angle = key[:, None] * (E // 2) + e[None, :]
     k0, k1 = turned(start + D, k_at, tl.load(cos + angle, mask=key_ok, other=0.0),
                     tl.load(sin + angle, mask=key_ok, other=0.0), key_ok, E)
+    place = tl.arange(0, BT // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
+    column = tl.arange(0, 2 * BE)[None, None, :]
+    value = tl.load(start + 2 * D + place * 3 * D + column, mask=(place < T) & (column < E),
+                    other=0.0, cache_modifier='.cg')
     score = fine_product(q0, tl.trans(k0)) + fine_product(q1, tl.trans(k1))
     root: tl.constexpr = E ** -0.5
     score = tl.where((key < T)[None, :], score * root, -float('inf'))
     weight = tl.exp(score - tl.max(score, 1)[:, None])
     weight = weight / tl.sum(weight, 1)[:, None]
     weight = tl.permute(tl.reshape(weight, (BM, BT // 16, 16)), (1, 0, 2))
-    place = tl.arange(0, BT // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
-    column = tl.arange(0, 2 * BE)[None, None, :]
-    value = tl.load(start + 2 * D + place * 3 * D + column, mask=(place < T) & (column < E),
-                    other=0.0, cache_modifier='.cg')
     return tl.sum(fine_product(weight, value), 0)
 
 

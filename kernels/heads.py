@@ -25,7 +25,7 @@ from torch import Tensor
 
 from taolora_ros.kernels.int4 import fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
-from taolora_ros.kernels.rows import norm_statistics
+from taolora_ros.kernels.rows import EPS
 
 MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
 
@@ -37,26 +37,21 @@ def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y:
 
     Each warp adds up other inputs: of a product of so few columns all would make the same.
     """
-    mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
-    y = tl.arange(0, BY)
-    total = tl.zeros((BD // 16, BM, BY), tl.float32)
-    for block in range((D + BD - 1) // BD):
-        d = block * BD + tl.arange(0, BD)
-        value = tl.load(x + row[:, None] * D + d[None, :],
-                        mask=row_ok[:, None] & (d < D)[None, :], other=0.0)
-        value = ((value - mean[:, None]) * rstd[:, None]
-                 * tl.load(norms + d, mask=d < D, other=0.0)[None, :]
-                 + tl.load(norms + D + d, mask=d < D, other=0.0)[None, :])
-        tl.store(embedding + row[:, None] * D + d[None, :], value,
-                 mask=row_ok[:, None] & (d < D)[None, :])
-        value = tl.where((d < D)[None, :], value, 0.0)
-        value = tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2))
-        share, k = tl.arange(0, BD // 16), tl.arange(0, 16)
-        place = block * BD + share[:, None, None] * 16 + k[None, :, None]
-        matrix = tl.load(weight + place * Y + y[None, None, :],
-                         mask=(place < D) & (y < Y)[None, None, :], other=0.0)
-        total += fine_product(value, matrix)
-    return tl.sum(total, 0) + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
+    d, y = tl.arange(0, BD), tl.arange(0, BY)
+    d_ok, at = d < D, row[:, None] * D + d[None, :]
+    value = tl.load(x + at, mask=row_ok[:, None] & d_ok[None, :], other=0.0)
+    scale = tl.load(norms + d, mask=d_ok, other=0.0)
+    shift = tl.load(norms + D + d, mask=d_ok, other=0.0)
+    place = tl.arange(0, BD // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
+    matrix = tl.load(weight + place * Y + y[None, None, :],
+                     mask=(place < D) & (y < Y)[None, None, :], other=0.0)
+    away = tl.where(d_ok[None, :], value - (tl.sum(value, 1) / D)[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(away * away, 1) / D + EPS)
+    value = away * rstd[:, None] * scale[None, :] + shift[None, :]
+    tl.store(embedding + at, value, mask=row_ok[:, None] & d_ok[None, :])
+    value = tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2))
+    return tl.sum(fine_product(value, matrix), 0) + tl.load(bias + y, mask=y < Y,
+                                                            other=0.0)[None, :]
 
 
 @triton.jit
@@ -72,17 +67,22 @@ def store_scores(h, probability, offset, row, row_ok, K: tl.constexpr, BY: tl.co
 
 
 @triton.jit
-def rebuild_errors(h, windows, weight2, bias2, row, row_ok, Y: tl.constexpr, C: tl.constexpr,
-                   BY: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the sum over rows of squared errors of each number of a patch, (BC,)."""
+def to_rebuild(windows, weight2, bias2, row, row_ok, Y: tl.constexpr, C: tl.constexpr,
+               BY: tl.constexpr, BC: tl.constexpr):
+    """Load the patches (BM, BC) of rows, and what rebuilds them: a matrix (BY, BC) and biases."""
     y, c = tl.arange(0, BY), tl.arange(0, BC)
+    patches = tl.load(windows + row[:, None] * C + c[None, :],
+                      mask=row_ok[:, None] & (c < C)[None, :], other=0.0)
     matrix = tl.load(weight2 + y[:, None] * C + c[None, :],
                      mask=(y < Y)[:, None] & (c < C)[None, :], other=0.0)
-    rebuilt = (tl.dot(h, matrix, input_precision=PRECISION)
-               + tl.load(bias2 + c, mask=c < C, other=0.0)[None, :])
-    ok = row_ok[:, None] & (c < C)[None, :]
-    wrong = tl.load(windows + row[:, None] * C + c[None, :], mask=ok, other=0.0) - rebuilt
-    wrong = tl.where(ok, wrong, 0.0)
+    return patches, matrix, tl.load(bias2 + c, mask=c < C, other=0.0)
+
+
+@triton.jit
+def rebuild_errors(h, patches, matrix, bias, row_ok, PRECISION: tl.constexpr):
+    """Return the sum over rows of squared errors of each number of a patch, (BC,)."""
+    wrong = patches - tl.dot(h, matrix, input_precision=PRECISION) - bias[None, :]
+    wrong = tl.where(row_ok[:, None], wrong, 0.0)
     return tl.sum(wrong * wrong, 0)
 
 
@@ -124,9 +124,10 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
     TILES: tl.constexpr = (T + BM - 1) // BM
     t = tile * BM + tl.arange(0, BM)
     row, row_ok = window * T + t, t < T
+    patches, matrix, bias = to_rebuild(windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC)
     h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY)
     store_scores(h, probability, offset, row, row_ok, K, BY)
-    found = rebuild_errors(h, windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC, PRECISION)
+    found = rebuild_errors(h, patches, matrix, bias, row_ok, PRECISION)
     tl.store(squares + (window * TILES + tile) * BC + tl.arange(0, BC), found)
     close_window(squares, counters, biases + Y + C, anomaly, window, T, C, FEATURES, BC, TILES)
 
@@ -145,7 +146,7 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': 128, 'BY': max(power(columns), 16), 'BC': room,
+        'BM': block_m, 'BD': max(power(width), 16), 'BY': max(power(columns), 16), 'BC': room,
         'PRECISION': precision})
 
 

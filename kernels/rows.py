@@ -11,7 +11,6 @@ import triton.language as tl
 from taolora_ros.kernels.int4 import round_clamp, shared_dot, shared_rows
 
 EPS = tl.constexpr(1e-5)  # of the norm, as in torch
-WHOLE = tl.constexpr(128)  # numbers of a row that are loaded at once
 
 
 @triton.jit
@@ -64,25 +63,18 @@ def half_vectors(vectors, k, k_ok, K: tl.constexpr, NORM: tl.constexpr):
 @triton.jit
 def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.constexpr):
     """Return mean and 1 / deviation of rows of K numbers, (BM,) each."""
-    if K <= WHOLE:
-        k = tl.arange(0, WHOLE)
-        value = load_half(x, row, row_ok, k, k < K, K)
-        mean = tl.sum(value, 1) / K
-        away = tl.where((k < K)[None, :], value - mean[:, None], 0.0)
-        squares = tl.sum(away * away, 1)
-    else:
-        halves: tl.constexpr = (K + H - 1) // H
-        total = tl.zeros((BM,), tl.float32)
-        for h in range(halves):
-            k, k_ok = inputs_of(h, K, 1, H)
-            total += tl.sum(load_half(x, row, row_ok, k, k_ok, K), 1)
-        mean = total / K
-        squares = tl.zeros((BM,), tl.float32)
-        for h in range(halves):
-            k, k_ok = inputs_of(h, K, 1, H)
-            value = load_half(x, row, row_ok, k, k_ok, K)
-            away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
-            squares += tl.sum(away * away, 1)
+    halves: tl.constexpr = (K + H - 1) // H
+    total = tl.zeros((BM,), tl.float32)
+    for h in range(halves):
+        k, k_ok = inputs_of(h, K, 1, H)
+        total += tl.sum(load_half(x, row, row_ok, k, k_ok, K), 1)
+    mean = total / K
+    squares = tl.zeros((BM,), tl.float32)
+    for h in range(halves):
+        k, k_ok = inputs_of(h, K, 1, H)
+        value = load_half(x, row, row_ok, k, k_ok, K)
+        away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
+        squares += tl.sum(away * away, 1)
     return mean, 1.0 / tl.sqrt(squares / K + EPS)
 
 

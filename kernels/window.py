@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.heads import close_window, rebuild_errors, store_scores
+from taolora_ros.kernels.heads import close_window, rebuild_errors, store_scores, to_rebuild
 from taolora_ros.kernels.int4 import fine_product
 from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.patches import embed
@@ -39,8 +39,8 @@ from taolora_ros.kernels.window_layout import WindowWeights, check_tiles
 @triton.jit
 def read_tile(x, windows, head, rebuild, biases, norm, squares, probability, offset,
               embedding, window, tile, t, t_ok, T: tl.constexpr, D: tl.constexpr,
-              C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr, BM: tl.constexpr,
-              BC: tl.constexpr, BY: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
+              C: tl.constexpr, K: tl.constexpr, Y: tl.constexpr, BC: tl.constexpr,
+              BY: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
     """Store what is read off a tile, and its squared errors."""
     row, d, y, c = window * T + t, tl.arange(0, D), tl.arange(0, BY), tl.arange(0, BC)
     v = normed(x, norm, D)
@@ -49,7 +49,8 @@ def read_tile(x, windows, head, rebuild, biases, norm, squares, probability, off
     h = fine_product(v, matrix)
     h += tl.load(biases + y, mask=y < Y, other=0.0)[None, :]
     store_scores(h, probability, offset, row, t_ok, K, BY)
-    found = rebuild_errors(h, windows, rebuild, biases + Y, row, t_ok, Y, C, BY, BC, PRECISION)
+    patches, matrix, bias = to_rebuild(windows, rebuild, biases + Y, row, t_ok, Y, C, BY, BC)
+    found = rebuild_errors(h, patches, matrix, bias, t_ok, PRECISION)
     tl.store(squares + (window * TILES + tile) * BC + c, found)
 
 
@@ -110,7 +111,7 @@ def window_kernel(windows, gates, codes, factors, vectors, ends, work, counters,
         else:
             offset = scores + tokens * K
             read_tile(x, windows, head, rebuild, rebuild + Y * C, norm, squares, scores,
-                      offset, embedding, window, tile, t, t_ok, T, D, C, K, Y, BM, BC, BY, TILES,
+                      offset, embedding, window, tile, t, t_ok, T, D, C, K, Y, BC, BY, TILES,
                       PRECISION)
             close_window(squares, counters, rebuild + Y * C + Y + C, offset + tokens, window, T,
                          C, FEATURES, BC, TILES)
