@@ -80,7 +80,7 @@ def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl
 
 
 def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: int,
-                     block_m: int = 16) -> Launch:
+                     block_m: int = 16, warps: int = 4) -> Launch:
     """Return the launch of O (B T, D) into ``out``; T is the length of ``cos`` (T, E / 2)."""
     tokens, width = len(cos), out.shape[1]
     size = width // heads
@@ -88,7 +88,7 @@ def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: 
     return Launch(attention_kernel, (ceil_div(tokens, block_m), heads, len(out) // tokens), {
         'qkv': qkv, 'cos': cos, 'sin': sin, 'out': out}, {
         'T': tokens, 'D': width, 'E': size, 'BM': block_m, 'BT': max(power(tokens), 16),
-        'BE': max(power(size // 2), 16)})
+        'BE': max(power(size // 2), 16)}, warps)
 
 
 def attention_reference(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

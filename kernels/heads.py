@@ -134,7 +134,8 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
                  biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3') -> Launch:
+                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3',
+                 warps: int = 2) -> Launch:
     """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
@@ -147,7 +148,7 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
         'BM': block_m, 'BD': max(power(width), 16), 'BY': max(power(columns), 16), 'BC': room,
-        'PRECISION': precision})
+        'PRECISION': precision}, warps)
 
 
 def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,

@@ -20,6 +20,7 @@ from taolora_ros.model_file import Model
 
 FEW = 128   # rows: tiles of them leave most of a GPU without work
 SOME = 512  # rows: small tiles keep it busy
+NARROW = 128  # outputs: of few rows, not even small tiles are many
 
 
 class FusedEngine(GraphEngine):
@@ -31,14 +32,14 @@ class FusedEngine(GraphEngine):
     name = 'fused'
 
     def __init__(self, model: Model, device: str = 'cuda', block_m: int | None = None,
-                 block_n: int | None = None, lora: int = 1, warps: int = 4,
+                 block_n: int | None = None, lora: int = 1, warps: int | None = None,
                  split: int | None = None, early: bool | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
-        ``block_m`` rows and ``block_n`` outputs make a tile of a linear; None: by the rows.
-        ``split`` programs share the inputs of a tile of each linear; None: 4 share those of the
-        MLP's second layer where there are few rows. ``early`` lets a kernel begin while the one
-        before ends, None: where the GPU can.
+        ``block_m`` rows and ``block_n`` outputs make a tile of a linear, of so many ``warps``;
+        None: by rows and outputs. ``split`` programs share the inputs of a tile of each linear;
+        None: 4 share those of the MLP's second layer where there are few rows. ``early`` lets a
+        kernel begin while the one before ends, None: where the GPU can.
         """
         self._block_m, self._block_n = block_m, block_n
         self._lora, self._warps, self._split = lora, warps, split
@@ -81,30 +82,35 @@ class FusedEngine(GraphEngine):
         """Return what runs one linear."""
         split = self._split or (4 if len(x) <= FEW and weights.k > weights.n else 1)
         return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
-                              block_m=self._rows(len(x)), block_n=self._columns(len(x)),
-                              warps=self._warps, split=split)]
+                              split=split, **self._tile(len(x), weights.n, split))]
+
+    def _tile(self, rows: int, outputs: int, split: int = 1) -> dict[str, int]:
+        """Return the shape of a linear's tiles: small for few rows, to use the whole GPU.
+
+        Where there are many, a program makes many outputs of those that it rounds itself. The
+        interpreter takes as long for a small tile as for a large one.
+        """
+        narrow = rows <= FEW and outputs <= NARROW and split == 1
+        columns = 16 if narrow else 32 if rows <= SOME else 128
+        tile = {'block_m': self._rows(rows), 'block_n': self._block_n or columns,
+                'warps': self._warps or (2 if narrow else 4)}
+        return {**tile, 'block_n': 128} if interpreted() else tile
 
     def _rows(self, rows: int) -> int:
-        """Return how many rows a program takes: few when there are few, to use the whole GPU."""
-        if interpreted():  # which takes as long for a small tile as for a large one
+        """Return how many rows a program takes."""
+        if interpreted():
             return 64
         return self._block_m or (16 if rows <= SOME else 32)
 
-    def _columns(self, rows: int) -> int:
-        """Return how many outputs a program makes of so many rows, which it rounds itself."""
-        if interpreted():
-            return 128
-        return self._block_n or (32 if rows <= SOME else 128)
-
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
-        if block.taps is not None:
-            tile = {'block_m': self._rows(0)}
-            if len(out) <= SOME and not interpreted():  # what takes time is a tile's many loads
-                tile = {'block_m': 2, 'block_d': 32, 'warps': 1}
-            return convolution_launch(inner, block.taps, block.tap_bias, out,
-                                      self._model.spec.tokens, **tile)
-        return attention_launch(inner, self._ends.cos, self._ends.sin, out,
-                                self._model.spec.network.heads, self._rows(0))
+        """Return the launch of a mixer: one warp, since what takes time is a tile's many loads."""
+        rows = self._rows(len(out))
+        if block.taps is None:
+            return attention_launch(inner, self._ends.cos, self._ends.sin, out,
+                                    self._model.spec.network.heads, rows, warps=1)
+        return convolution_launch(
+            inner, block.taps, block.tap_bias, out, self._model.spec.tokens,
+            block_m=rows if interpreted() else 2, block_d=32 if len(out) <= SOME else 64, warps=1)
 
     def _load(self, layer: str, values: dict[str, Tensor]) -> None:
         """Copy the values of a layer to where the kernels read them."""

@@ -32,10 +32,10 @@ class StreamsEngine(FusedEngine):
               residual: Tensor | None = None, gelu: bool = False) -> list[Launch | Fork]:
         """Return what runs one linear."""
         rows = len(x)
-        block_m = self._rows(rows)
         steady = torch.empty(rows, weights.n, device=x.device)
         u = torch.empty(1, rows, weights.rank, device=x.device)
-        return [Fork((linear_launch(x, weights, gates, steady, lora=0, block_m=block_m,
-                                    block_n=self._columns(rows)),),
+        block_m = self._rows(rows)
+        return [Fork((linear_launch(x, weights, gates, steady, lora=0,
+                                    **self._tile(rows, weights.n)),),
                      (quantize_launch(x, weights, None, u, block_m),)),
                 join_launch(steady, u, weights.b, gates, out, residual, gelu, block_m)]
