@@ -21,6 +21,7 @@ from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
 from taolora_ros.bench.gpu_networks import PEERS
 from taolora_ros.bench.peers import LAYER_PEERS
 
+SHOWN_ROWS = (1, 64, 1024)  # M of the layers whose times are told
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 
 
@@ -40,13 +41,9 @@ def compiled(target: str) -> str:
     return as_markdown([['kernel', *compiling.COLUMNS], *compiling.summary(told)])
 
 
-def gpu_networks(name: str, alone: str = '') -> str:
-    """Return what `taolora bench gpu --part networks` measured, kept in a file.
-
-    ``alone`` is a network of which one window at a time is told, and nothing else.
-    """
-    told = [row for row in json.loads((RESULTS / name).read_text())['networks']
-            if not alone or (row['model'], row.get('batch')) == (alone, 1)]
+def gpu_networks() -> str:
+    """Return what `taolora bench gpu --part networks` measured."""
+    told = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())['networks']
     peers = {(row['model'], row['batch']): row['p50_us'] for row in told
              if row['way'] == PEERS[0] and 'p50_us' in row}
     rows = [['network, windows, way', 'p50, µs', 'p99, µs', 'on the device, µs', 'times faster',
@@ -60,24 +57,50 @@ def gpu_networks(name: str, alone: str = '') -> str:
     return as_markdown(rows)
 
 
-def gpu_layers() -> str:
-    """Return what `taolora bench gpu --part layers` measured, a line a layer."""
+def measured_layers() -> dict[tuple, dict]:
+    """Return what `taolora bench gpu --part layers` measured: by K, rank and M the ways.
+
+    Of a layer that several runs measured, the last run counts, with all of its ways.
+    """
     cases: dict[tuple, dict] = {}
     for file in sorted(RESULTS.glob('bench_gpu_layers*.json')):
         told = json.loads(file.read_text())
+        new: dict[tuple, dict] = {}
         for row in told['layers']:
-            case = (row['size'], row['rows'], row['rank'])
-            cases.setdefault(case, {'rate': told['copy_gb_s']})[row['way']] = row
+            case = (row['size'], row['rank'], row['rows'])
+            new.setdefault(case, {'rate': told['copy_gb_s']})[row['way']] = row
+        cases |= new
+    return cases
+
+
+def times_faster(ways: dict) -> str:
+    """Return how many times faster ours is than fp16 with LoRA."""
+    return gpu.number(ways['fp16 + LoRA']['device_us'] / ways[OUR_LAYER]['device_us'], 2)
+
+
+def gpu_ratios() -> str:
+    """Return how many times faster layers are, a line a width and rank."""
+    cases = measured_layers()
+    counts = sorted({count for *_, count in cases})
+    rows = [['K = N, rank', *(f'M = {count}' for count in counts)]]
+    for size, rank in sorted({(size, rank) for size, rank, _ in cases}):
+        rows.append([f'{size}, {rank}',
+                     *(times_faster(cases[size, rank, count]) for count in counts)])
+    return as_markdown(rows)
+
+
+def gpu_layers() -> str:
+    """Return the times of layers of rank 16, a line a layer."""
     rows = [['K = N, M', *LAYER_PEERS, 'ours', 'times faster', '% of the copy rate', 'how']]
-    for (size, count, _), ways in sorted(cases.items()):
+    for (size, rank, count), ways in sorted(measured_layers().items()):
+        if rank != 16 or count not in SHOWN_ROWS:
+            continue
         ours = ways[OUR_LAYER]
-        if 'device_us' in ours:
-            share = 100 * ours['bytes'] / ours['device_us'] / 1e3 / ways['rate']
-            rows.append([f'{size}, {count}', *(gpu.number(ways[way].get('device_us'))
-                                               for way in LAYER_PEERS),
-                         gpu.number(ours['device_us']),
-                         gpu.number(ways['fp16 + LoRA']['device_us'] / ours['device_us'], 2),
-                         gpu.number(share), ours['shape']])
+        share = 100 * ours['bytes'] / ours['device_us'] / 1e3 / ways['rate']
+        rows.append([f'{size}, {count}', *(gpu.number(ways[way].get('device_us'))
+                                           for way in LAYER_PEERS),
+                     gpu.number(ours['device_us']), times_faster(ways), gpu.number(share),
+                     ours['shape']])
     return as_markdown(rows)
 
 
@@ -113,9 +136,7 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    networks = [gpu_networks('bench_gpu_networks.json'),
-                gpu_networks('bench_gpu_networks_variants.json', 'ecg_beats')]
-    print('\n'.join([one_core(), *networks, gpu_layers(), compiled('sm_87'), compiled('sm_90'),
+    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(), compiled('sm_87'), compiled('sm_90'),
                      counted(), projected()]), end='')
     return 0
 
