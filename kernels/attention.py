@@ -21,6 +21,8 @@ from torch import Tensor
 from taolora_ros.kernels.int4 import fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
+ONE_WARP = 64 * 32  # tokens times numbers of a head
+
 
 @triton.jit
 def turned(start, at, cos, sin, ok, E: tl.constexpr):
@@ -80,15 +82,18 @@ def attention_kernel(qkv, cos, sin, out, T: tl.constexpr, D: tl.constexpr, E: tl
 
 
 def attention_launch(qkv: Tensor, cos: Tensor, sin: Tensor, out: Tensor, heads: int,
-                     block_m: int = 16, warps: int = 4) -> Launch:
-    """Return the launch of O (B T, D) into ``out``; T is the length of ``cos`` (T, E / 2)."""
+                     block_m: int = 16) -> Launch:
+    """Return the launch of O (B T, D) into ``out``; T is the length of ``cos`` (T, E / 2).
+
+    One warp is fastest as long as its registers hold keys and values.
+    """
     tokens, width = len(cos), out.shape[1]
     size = width // heads
     power = triton.next_power_of_2
     return Launch(attention_kernel, (ceil_div(tokens, block_m), heads, len(out) // tokens), {
         'qkv': qkv, 'cos': cos, 'sin': sin, 'out': out}, {
         'T': tokens, 'D': width, 'E': size, 'BM': block_m, 'BT': max(power(tokens), 16),
-        'BE': max(power(size // 2), 16)}, warps)
+        'BE': max(power(size // 2), 16)}, warps=1 if tokens * size <= ONE_WARP else 4)
 
 
 def attention_reference(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

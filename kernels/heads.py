@@ -25,9 +25,41 @@ from torch import Tensor
 
 from taolora_ros.kernels.int4 import fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
-from taolora_ros.kernels.rows import EPS
+from taolora_ros.kernels.rows import EPS, norm_statistics
 
 MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
+
+
+@triton.jit
+def load_columns(x, weight, norms, row, row_ok, block, D: tl.constexpr, Y: tl.constexpr,
+                 BD: tl.constexpr, BY: tl.constexpr):
+    """Load BD numbers of rows, and what belongs to them: scale and shift of the norm, weights."""
+    d, y = block * BD + tl.arange(0, BD), tl.arange(0, BY)
+    value = tl.load(x + row[:, None] * D + d[None, :], mask=row_ok[:, None] & (d < D)[None, :],
+                    other=0.0)
+    scale = tl.load(norms + d, mask=d < D, other=0.0)
+    shift = tl.load(norms + D + d, mask=d < D, other=0.0)
+    place = tl.arange(0, BD // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
+    place += block * BD
+    matrix = tl.load(weight + place * Y + y[None, None, :],
+                     mask=(place < D) & (y < Y)[None, None, :], other=0.0)
+    return value, scale, shift, matrix
+
+
+@triton.jit
+def normed_product(loaded, mean, rstd, embedding, row, row_ok, block, D: tl.constexpr,
+                   BM: tl.constexpr, BD: tl.constexpr):
+    """Norm a block that `load_columns` loaded and store it; return its products (BD / 16, BM, BY).
+
+    Each warp makes those of other inputs: of so few columns all would make the same.
+    """
+    value, scale, shift, matrix = loaded
+    d = block * BD + tl.arange(0, BD)
+    value = (value - mean[:, None]) * rstd[:, None] * scale[None, :] + shift[None, :]
+    value = tl.where((d < D)[None, :], value, 0.0)
+    tl.store(embedding + row[:, None] * D + d[None, :], value,
+             mask=row_ok[:, None] & (d < D)[None, :])
+    return fine_product(tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2)), matrix)
 
 
 @triton.jit
@@ -35,23 +67,22 @@ def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y:
              BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr):
     """Return H (BM, BY) of rows of tokens; store what it is read off.
 
-    Each warp adds up other inputs: of a product of so few columns all would make the same.
+    All of a block is loaded before anything is computed.
     """
-    d, y = tl.arange(0, BD), tl.arange(0, BY)
-    d_ok, at = d < D, row[:, None] * D + d[None, :]
-    value = tl.load(x + at, mask=row_ok[:, None] & d_ok[None, :], other=0.0)
-    scale = tl.load(norms + d, mask=d_ok, other=0.0)
-    shift = tl.load(norms + D + d, mask=d_ok, other=0.0)
-    place = tl.arange(0, BD // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
-    matrix = tl.load(weight + place * Y + y[None, None, :],
-                     mask=(place < D) & (y < Y)[None, None, :], other=0.0)
-    away = tl.where(d_ok[None, :], value - (tl.sum(value, 1) / D)[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(away * away, 1) / D + EPS)
-    value = away * rstd[:, None] * scale[None, :] + shift[None, :]
-    tl.store(embedding + at, value, mask=row_ok[:, None] & d_ok[None, :])
-    value = tl.permute(tl.reshape(value, (BM, BD // 16, 16)), (1, 0, 2))
-    return tl.sum(fine_product(value, matrix), 0) + tl.load(bias + y, mask=y < Y,
-                                                            other=0.0)[None, :]
+    loaded = load_columns(x, weight, norms, row, row_ok, 0, D, Y, BD, BY)
+    if D <= BD:
+        value = loaded[0]
+        mean = tl.sum(value, 1) / D
+        away = tl.where((tl.arange(0, BD) < D)[None, :], value - mean[:, None], 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(away * away, 1) / D + EPS)
+    else:
+        mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
+    total = normed_product(loaded, mean, rstd, embedding, row, row_ok, 0, D, BM, BD)
+    for block in range(1, (D + BD - 1) // BD):
+        more = load_columns(x, weight, norms, row, row_ok, block, D, Y, BD, BY)
+        total += normed_product(more, mean, rstd, embedding, row, row_ok, block, D, BM, BD)
+    y = tl.arange(0, BY)
+    return tl.sum(total, 0) + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
 
 
 @triton.jit
@@ -134,21 +165,20 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
                  biases: Tensor, probability: Tensor, offset: Tensor, anomaly: Tensor,
-                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3',
-                 warps: int = 2) -> Launch:
+                 embedding: Tensor, block_m: int = 16, precision: str = 'tf32x3') -> Launch:
     """Return the launch into probability (B, T, K), offset (B, T), anomaly (B, F) and norm X."""
     batch, tokens, classes = probability.shape
     (width, columns), size, features = weight.shape, weight2.shape[1], anomaly.shape[1]
     power, tiles = triton.next_power_of_2, ceil_div(tokens, block_m)
-    room, place = max(power(size), 16), x.device
+    room, wide, place = max(power(size), 16), max(power(columns), 16), x.device
     return Launch(heads_kernel, (tiles, batch), {
         'x': x, 'windows': windows, 'weight': weight, 'weight2': weight2, 'norm': norm,
         'biases': biases, 'probability': probability, 'offset': offset, 'anomaly': anomaly,
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': max(power(width), 16), 'BY': max(power(columns), 16), 'BC': room,
-        'PRECISION': precision}, warps)
+        'BM': block_m, 'BD': 128, 'BY': wide, 'BC': room, 'PRECISION': precision},
+        warps=2 if wide == 16 else 4)  # few columns are not work for more
 
 
 def heads_reference(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,

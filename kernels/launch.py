@@ -83,8 +83,9 @@ def share_alike(launches: Iterable[Launch]) -> None:
     """Have all kernels divide a multiprocessor's memory alike, most of it shared.
 
     The driver chooses by what a kernel needs, and one that wants another division than the one
-    before cannot begin on a multiprocessor until that has ended there. Raise RuntimeError where
-    the driver refuses.
+    before cannot begin on a multiprocessor until that has ended there. For two kernels that take
+    turns (taolora_ros/bench/gpu_layers.py); those of the engines are divided alike by themselves.
+    Raise RuntimeError where the driver refuses.
     """
     driver = ctypes.CDLL('libcuda.so.1')
     for launch in launches:
@@ -96,9 +97,10 @@ def share_alike(launches: Iterable[Launch]) -> None:
 
 
 def can_overlap() -> bool:
-    """Tell whether kernels of this machine's GPU may begin while the one before ends."""
+    """Tell whether kernels of this machine's GPU may begin while the one before ends (Hopper)."""
     import torch
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    return (torch.cuda.is_available() and torch.version.hip is None
+            and torch.cuda.get_device_capability() >= (9, 0))
 
 
 def interpreted() -> bool:

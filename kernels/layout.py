@@ -7,7 +7,7 @@ Each group is padded to a multiple of H rows and the whole to an even number of 
 block is two half-blocks; the first fills the low nibbles of its bytes, the second the high ones,
 so that both unpack to contiguous rows of one group. N is padded to whole tiles of any kernel:
 
-    weights  (blocks, N, H) uint8              K runs fastest: what tensor cores want of B
+    weights  (blocks, N, H) uint8              K runs fastest: what tensor cores want
     A        (blocks, parts, 2, H, R) float16
 
 Zipper: for each K block its A tile and then its weight tiles, in one buffer: one sequential

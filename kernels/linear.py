@@ -125,7 +125,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         u_at = tl.arange(0, BM)[:, None] * RANK + tl.arange(0, RANK)[None, :]
         u_parts = parts + tl.num_programs(1) * tiles_n * SPLIT * BM * BN
         tl.store(parts + (tile * SPLIT + share) * BM * BN + part_at, total)
-        if LORA == 1 or LORA == 2:
+        if LORA:
             tl.store(u_parts + (tile * SPLIT + share) * BM * RANK + u_at, u)
         tl.debug_barrier()
         if tl.atomic_add(arrived + tile, 1, sem='acq_rel') == SPLIT - 1:
@@ -135,11 +135,9 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
             for part in range(SPLIT):
                 total += tl.load(parts + (tile * SPLIT + part) * BM * BN + part_at,
                                  cache_modifier='.cg')
-                if LORA == 1 or LORA == 2:
+                if LORA:
                     u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
                                  cache_modifier='.cg')
-            if LORA == 3:
-                u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
             finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
                    SHIFT)
 
@@ -151,10 +149,12 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
     """Return the launch of Y (M, N) into ``out``; ``gate`` (M,) uint8, ``u`` (shares, M, R).
 
     ``x`` is (M, K) or, as int8 and with lora 0 or 3, what `quantize_launch` makes of it; raise
-    ValueError for another ``lora`` then.
+    ValueError for another ``lora`` then, and for lora 3 with ``split``.
     """
     if x.dtype == torch.int8 and lora not in (0, 3):
         raise ValueError(f'lora: {lora}, with codes made before it must be 0 or 3')
+    if lora == 3 and split > 1:
+        raise ValueError(f'split: {split}, with U made before it must be 1')
     rows = len(x)
     split = min(split, weights.blocks)
     grid = (ceil_div(weights.n, block_n), ceil_div(rows, block_m), split)

@@ -18,11 +18,16 @@ from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
 
-def taolora(*arguments):
-    """Run the command in a process of its own: here Triton may interpret."""
+def python(*arguments):
+    """Run Python in a process of its own: here Triton may interpret."""
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    return subprocess.run([sys.executable, '-m', 'taolora_ros.cli', *map(str, arguments)],
-                          capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True,
+                          env=environment)
+
+
+def taolora(*arguments):
+    """Run the command."""
+    return python('-m', 'taolora_ros.cli', *arguments)
 
 
 @pytest.mark.parametrize('target, engine, families', [
@@ -41,6 +46,27 @@ def test_kernels_compile_and_fit(tmp_path, target, engine, families):
         assert 8 < kernel['registers'] <= 255
         assert 0 <= kernel['shared_bytes'] <= TARGETS[target].shared_bytes
         assert kernel['spills'] >= 0 and kernel['instructions'] > 30
+
+
+WIDER = '''
+import sys
+from torch import zeros
+from taolora_ros.bench.cross_compile import cross_compile
+from taolora_ros.kernels.attention import attention_launch
+from taolora_ros.kernels.heads import heads_launch
+attention = attention_launch(zeros(128, 768), zeros(128, 32), zeros(128, 32), zeros(128, 256), 4, 32)
+heads = heads_launch(zeros(64, 512), zeros(1, 1024), zeros(512, 14), zeros(14, 16), zeros(1024),
+                     zeros(31), zeros(1, 64, 5), zeros(1, 64), zeros(1, 1), zeros(64, 512))
+print(max(cross_compile(one, sys.argv[1]).spills for one in (attention, heads)))
+'''
+
+
+@pytest.mark.parametrize('target', ['sm_87', 'sm_90'])
+def test_kernels_of_wider_networks_stay_in_registers(target):
+    pytest.importorskip('triton')
+    done = python('-c', WIDER, target)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 128
 
 
 def test_what_the_assembler_prints_is_what_is_read(tmp_path):

@@ -84,6 +84,8 @@ def test_codes_made_before_have_no_low_rank_product_left_to_make(kernels):
     gate, out = case.gate.to(torch.uint8).to(kernels), torch.empty(5, 40, device=kernels)
     with pytest.raises(ValueError, match='lora: 1, with codes made before it must be 0 or 3'):
         linear_launch(codes, weights, gate, out)
+    with pytest.raises(ValueError, match='split: 2, with U made before it must be 1'):
+        linear_launch(codes, weights, gate, out, lora=3, split=2)
 
 
 @pytest.mark.parametrize('m, k, n, options', [

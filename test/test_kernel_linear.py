@@ -83,6 +83,8 @@ def error(got, wanted):
     (17, 130, 61, 20, {'groups': 5, 'zero': 7}),
     (18, 200, 65, 32, {'residual': False, 'zero': 0}),
     (7, 150, 40, 4, {'norm': True}),
+    (9, 100, 40, 4, {'norm': True}),
+    (3, 40, 33, 2, {'norm': True}),
     (1, 77, 25, 1, {'groups': 7, 'shift': True})])
 def test_layer_is_that_of_float64(kernels, m, k, n, rank, options):
     case = Case(kernels, m, k, n, rank, **options)

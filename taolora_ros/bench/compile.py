@@ -29,7 +29,8 @@ def alone(model) -> list:
                'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
     x, gate, out = torch.zeros(1, k), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, k)
     shapes = (Shape('few rows', 64, 32, 16), Shape('fused', 64, 128, 16, 4),
-              Shape('two kernels', 64, 64, 32, 1, 4, 4), Shape('two kernels', 128, 128, 64, 1, 4, 3))
+              Shape('two kernels', 64, 64, 32, 1, 4, 4),
+              Shape('two kernels', 128, 128, 64, 1, 4, 3))
     return [gate_launch(features, gate_state(spec, 8, cpu), gate_constants(spec, cpu),
                         torch.zeros(8, 4, dtype=torch.uint8)),
             *(launch for shape in shapes
@@ -38,12 +39,15 @@ def alone(model) -> list:
 
 def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
     """Return what an engine would launch for batches of so many windows on ``target``."""
+    early = TARGETS[target].capability >= 90
     if engine == ALONE:
-        return alone(model)
+        from taolora_ros.kernels.launch import overlapped
+        gate, *layers = alone(model)
+        return [gate, *(overlapped(layers) if early else layers)]
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import make_buffers, on_device
-    early = {'early': TARGETS[target].capability >= 90} if engine == 'fused' else {}
-    made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **early)
+    options = {'early': early} if engine == 'fused' else {}
+    made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **options)
     return [launch for batch in batches for launch in single(made.launches(
         on_device(model, make_buffers(model, batch, 'cpu'), 'cpu')))]
 

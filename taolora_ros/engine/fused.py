@@ -103,12 +103,12 @@ class FusedEngine(GraphEngine):
         return self._block_m or (16 if rows <= SOME else 32)
 
     def _mix(self, block: BlockWeights, inner: Tensor, out: Tensor) -> Launch:
-        """Return the launch of a mixer: one warp, since what takes time is a tile's many loads."""
+        """Return the launch of a mixer."""
         rows = self._rows(len(out))
         if block.taps is None:
             return attention_launch(inner, self._ends.cos, self._ends.sin, out,
-                                    self._model.spec.network.heads, rows, warps=1)
-        return convolution_launch(
+                                    self._model.spec.network.heads, rows)
+        return convolution_launch(  # small tiles, one warp: what takes time is the many loads
             inner, block.taps, block.tap_bias, out, self._model.spec.tokens,
             block_m=rows if interpreted() else 2, block_d=32 if len(out) <= SOME else 64, warps=1)
 
