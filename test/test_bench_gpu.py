@@ -13,7 +13,7 @@ from rich.console import Console
 from taolora_ros.bench import gpu, gpu_layers, gpu_networks
 from taolora_ros.bench.isolated import Isolated
 from taolora_ros.bench.peers import LAYER_PEERS, HalfNetwork
-from taolora_ros.bench.timing import host_us
+from taolora_ros.bench.timing import device_quantiles, host_us
 from taolora_ros.cli import main
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
@@ -94,6 +94,33 @@ def test_the_network_in_half_precision_is_the_same_network(name):
     assert np.abs(offset.numpy() - wanted.offset).mean() < 0.1
 
 
+@pytest.mark.parametrize('kernels', [1, 2])
+def test_layers_in_a_row_overlap_and_two_kernels_share_alike(monkeypatch, kernels):
+    pytest.importorskip('triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    from taolora_ros.kernels import launch
+    alike = []
+    monkeypatch.setattr(launch, 'share_alike', alike.extend)
+    layer = [launch.Launch(object(), (1,), {}, {'K': i}) for i in range(kernels)]
+    monkeypatch.setattr(launch, 'can_overlap', lambda: False)
+    assert gpu_layers.in_a_row(layer, 3) == layer * 3 and not alike
+    monkeypatch.setattr(launch, 'can_overlap', lambda: True)
+    row = gpu_layers.in_a_row(layer, 3)
+    assert [one.constants for one in row] == [{'K': i, 'EARLY': True} for i in range(kernels)] * 3
+    assert [one.early for one in row] == [False] + [True] * (3 * kernels - 1)
+    kinds = {(one.constants['K'], one.early) for one in row}  # each is a kernel of its own
+    assert {(one.constants['K'], one.early) for one in alike} == (kinds if kernels > 1 else set())
+
+
+def test_json_without_a_file_writes_no_file_meanwhile(monkeypatch, tmp_path, capsys):
+    told = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, 'measure', lambda *given: told.append(given[-1](RESULT)) or RESULT)
+    assert main(['bench', 'gpu', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == RESULT
+    assert told == [None] and not list(tmp_path.iterdir())
+
+
 def test_peers_that_are_missing_or_fail_say_so():
     def missing():
         import no_such_package  # noqa: F401
@@ -105,6 +132,7 @@ def test_peers_that_are_missing_or_fail_say_so():
 def test_times_are_those_of_the_work():
     times = host_us(lambda: sum(range(100)), 50)
     assert 0 < times['p50_us'] <= times['p99_us']
+    assert device_quantiles(np.arange(101.0)) == {'device_us': 50.0, 'device_p99_us': 99.0}
 
 
 @pytest.fixture

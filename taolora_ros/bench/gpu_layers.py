@@ -11,13 +11,14 @@ from torch import Tensor
 
 from taolora_ros.bench.isolated import failure
 from taolora_ros.bench.peers import COMPILED, LAYER_PEERS
-from taolora_ros.bench.timing import device_us, graphed
+from taolora_ros.bench.timing import device_quantiles, device_times, graphed, host_us
 from taolora_ros.quantization import quantize_weight
 
 SIZES = (128, 256, 512, 768, 1024, 4096)
 ROWS = (1, 16, 64, 256, 1024)
 RANKS = (8, 16)
 TIMES = 20    # a layer is captured in one graph
+HOST_CALLS, HOST_WARM = 500, 0.02  # calls and seconds for times from host to host
 WRONG = 1e-3  # relative error from which a shape is not counted
 OURS = 'ours, W4A4 + gated LoRA'
 
@@ -123,10 +124,13 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
 
 
 def cases(sizes, rows, ranks) -> list[dict]:
-    """Return what is to be measured: layer by layer all ways, the highest rank first."""
+    """Return what is to be measured: layer by layer all ways, the highest rank first.
+
+    What torch compiles takes seconds a layer, and is measured with that rank alone.
+    """
     return [{'part': 'layers', 'size': k, 'rows': m, 'rank': r, 'way': way}
             for r in sorted(ranks, reverse=True) for k in sizes for m in rows
-            for way in (*LAYER_PEERS, OURS)]
+            for way in (*LAYER_PEERS, OURS) if way != 'torch.compile' or r == max(ranks)]
 
 
 def to_compile(sizes, rows) -> list[dict]:
@@ -163,7 +167,11 @@ def rows(case: dict) -> Iterator[dict]:
 
     x, w, a, b = random(m, k), random(k, k) / k ** 0.5, random(k, rank) / k ** 0.5, random(rank, k)
     if way != OURS:
-        yield attempt(lambda: LAYER_PEERS[way](*(t.half() for t in (x, w, a, b))))
+        def in_graph() -> dict:
+            work = LAYER_PEERS[way](*(t.half() for t in (x, w, a, b)))
+            return measured(graphed(work, TIMES), graphed(work))
+
+        yield attempt(in_graph)
         return
     codes, scale = quantize_weight(w)
     weights = {'codes': codes, 'w_scale': scale, 'x_inv': torch.full((k,), 2.5, device='cuda'),
@@ -181,7 +189,11 @@ def rows(case: dict) -> Iterator[dict]:
 def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor, wanted: Tensor) -> dict:
     """Return the time of our layer in one shape, or that it is wrong there."""
     out = torch.full_like(wanted, torch.nan, dtype=torch.float32)
-    row = attempt(lambda: our_layer(shape, x, weights, gate, out, TIMES), 1)
+    def in_graph() -> dict:
+        return measured(graphed(our_layer(shape, x, weights, gate, out, TIMES)),
+                        graphed(our_layer(shape, x, weights, gate, out)))
+
+    row = attempt(in_graph)
     if 'device_us' not in row:
         return row
     off = float((out - wanted).norm() / wanted.norm())
@@ -197,12 +209,20 @@ def exact(x: Tensor, weights: dict, gate: Tensor) -> Tensor:
     return linear_reference(x.double(), gate.double(), **fine, x_zero=None, bias=bias)
 
 
-def attempt(make: Callable[[], Callable[[], object]], times: int = TIMES) -> dict:
-    """Return the device's microseconds of a layer, or why there are none.
+def measured(many: Callable[[], object], one: Callable[[], object]) -> dict:
+    """Return times of a layer: on the device of one of ``many``, TIMES in a graph, since the host
+    takes longer to launch a graph than a small layer runs; and from host to host of ``one``."""
+    def call() -> None:
+        one()
+        torch.cuda.current_stream().synchronize()
 
-    What ``make`` returns, called so many ``times``, runs TIMES layers.
-    """
-    try:  # many in one graph: the host takes longer to launch a graph than a small layer to run
-        return {'device_us': device_us(graphed(make(), times), replays=1) / TIMES}
+    return {**device_quantiles(device_times(many, replays=1) / TIMES),
+            **host_us(call, HOST_CALLS, HOST_WARM)}
+
+
+def attempt(measure: Callable[[], dict]) -> dict:
+    """Return what was measured, or why nothing was."""
+    try:
+        return measure()
     except Exception as error:  # whatever a peer may raise: one must not end the others
         return {'note': failure(error)}

@@ -9,7 +9,7 @@ import torch
 
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.peers import HalfNetwork
-from taolora_ros.bench.timing import device_us, graphed, host_us
+from taolora_ros.bench.timing import device_quantiles, device_times, graphed, host_us
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import MODELS, find_model
@@ -103,11 +103,18 @@ def engine_rows(model: Model, way: str, batches) -> Iterator[dict]:
                                          200 if name == 'reference' else 1000)}
         if name != 'reference':
             slot = engine.slot(batch)
-            row |= {'device_us': device_us(slot.start), 'launches': len(slot.launches),
-                    'weight_bytes': count_window(model, name).weight_bytes}
+            row |= {**device_quantiles(device_times(slot.start)),
+                    'launches': len(slot.launches), **counted_bytes(model, name, batch)}
             if batch == 1:
                 row |= jitter(engine, model)
         yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
+
+
+def counted_bytes(model: Model, name: str, batch: int) -> dict[str, int]:
+    """Return the bytes of weights, and of all that so many windows move: counts.py."""
+    counts = count_window(model, name)
+    windows = batch * (counts.end_bytes + counts.between_bytes)
+    return {'weight_bytes': counts.weight_bytes, 'bytes': counts.weight_bytes + windows}
 
 
 def start_memory() -> int:
@@ -157,8 +164,9 @@ def peer_rows(model: Model, way: str, batches, calls: int = 1000) -> Iterator[di
                 torch.cuda.current_stream().synchronize()
                 return [t.numpy().copy() for t in outputs]
 
-            row = {'batch': batch, **host_us(host, calls), 'device_us': device_us(start),
-                   'weight_bytes': count_window(model, 'fp16').weight_bytes}
+            row = {'batch': batch, **host_us(host, calls),
+                   **device_quantiles(device_times(start)),
+                   **counted_bytes(model, 'fp16', batch)}
         yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from taolora_ros.bench.processes import load, machine
 from taolora_ros.bench.whole_node import DROPS, Heard, cost, run_node
+from taolora_ros.origin import commit
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
 
@@ -27,7 +28,18 @@ def measure(seconds: float, hop: float | None = None, cases: Sequence[tuple[int,
         report(i, len(cases), f'{streams} x {rate:g} Hz')
         heard = run_node(streams, rate, seconds, hop, call=True, parameters=parameters)
         found.append({'streams': streams, 'rate_hz': rate, **_judged(heard, streams, hop)})
-    return {'cases': found, 'seconds': seconds, 'machine': machine(), 'load': [before, load()]}
+    return {'cases': found, 'seconds': seconds, 'machine': machine(), 'load': [before, load()],
+            'commit': commit(), 'gpu': _gpu(found)}
+
+
+def _gpu(cases: list[dict]) -> str | None:
+    """Return the GPU and the versions that the node ran on, None where it ran on a CPU."""
+    if not any(case['engine'].endswith('cuda') for case in cases):
+        return None
+    import torch
+    import triton
+    return (f'{torch.cuda.get_device_name()}, torch {torch.__version__}, '
+            f'triton {triton.__version__}')
 
 
 def _judged(heard: Heard, streams: int, hop: float | None) -> dict:

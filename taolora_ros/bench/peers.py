@@ -27,6 +27,13 @@ def half_alone(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     return lambda: x @ w
 
 
+def compiled_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
+    """What torch.compile makes of the fp16 layer; the graph it is captured in is the bench's."""
+    torch._dynamo.reset()  # or it gives up after some shapes and runs what it was given
+    fast = torch.compile(lambda x, w, a, b: torch.addmm(x @ w, x @ a, b), dynamic=False)
+    return lambda: fast(x, w, a, b)
+
+
 def nf4_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     """bitsandbytes NF4 weights, fp16 activations and LoRA (QLoRA)."""
     import bitsandbytes as bnb  # optional
@@ -63,9 +70,10 @@ def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     return lambda: torch.addmm(layer(x), x @ a, b)
 
 
-LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'bitsandbytes NF4 + LoRA': nf4_layer,
-               'torchao int4 + LoRA': torchao_layer, 'gemlite A8W4 + LoRA': gemlite_layer}
-COMPILED = ('gemlite A8W4 + LoRA',)  # by Triton, when they first run
+LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'torch.compile': compiled_layer,
+               'bitsandbytes NF4 + LoRA': nf4_layer, 'torchao int4 + LoRA': torchao_layer,
+               'gemlite A8W4 + LoRA': gemlite_layer}
+COMPILED = ('torch.compile', 'gemlite A8W4 + LoRA')  # when they first run
 
 
 class HalfNetwork:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+ROUNDS = 100       # of replays, for median and p99
 REPLAYS = 20       # of a graph between two events: what these cost themselves is spread over them
 WARM_DEVICE = 0.02  # s of work before anything is timed: clocks rise under load
 WARM_HOST = 0.2
@@ -28,8 +29,9 @@ def graphed(work: Callable[[], object], times: int = 1) -> Callable[[], None]:
     return graph.replay
 
 
-def device_us(start: Callable[[], None], rounds: int = 15, replays: int = REPLAYS) -> float:
-    """Return the median microseconds that the device takes for one ``start()``."""
+def device_times(start: Callable[[], None], rounds: int = ROUNDS, replays: int = REPLAYS
+                 ) -> np.ndarray:
+    """Return, for each round, the mean microseconds that the device takes for one ``start()``."""
     warm = time.perf_counter() + WARM_DEVICE
     while time.perf_counter() < warm:
         start()
@@ -43,12 +45,24 @@ def device_us(start: Callable[[], None], rounds: int = 15, replays: int = REPLAY
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) * 1e3 / replays)
-    return float(np.median(times[2:]))
+    return np.array(times[2:])
 
 
-def host_us(work: Callable[[], object], calls: int = 1000) -> dict[str, float]:
+def device_us(start: Callable[[], None], rounds: int = ROUNDS, replays: int = REPLAYS) -> float:
+    """Return the median of `device_times`."""
+    return float(np.median(device_times(start, rounds, replays)))
+
+
+def device_quantiles(times: np.ndarray) -> dict[str, float]:
+    """Return median and p99 of rounds, as rows of the bench have them."""
+    p50, p99 = np.percentile(times, (50, 99))
+    return {'device_us': float(p50), 'device_p99_us': float(p99)}
+
+
+def host_us(work: Callable[[], object], calls: int = 1000, warm_s: float = WARM_HOST
+            ) -> dict[str, float]:
     """Return p50 and p99 of the microseconds of ``work()``, which waits for its result."""
-    warm = time.perf_counter() + WARM_HOST
+    warm = time.perf_counter() + warm_s
     while time.perf_counter() < warm:
         work()
     times = np.empty(calls)
