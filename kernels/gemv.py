@@ -28,6 +28,27 @@ def without_offset(nibbles, OFFSET: tl.constexpr):
     return ((nibbles | -0x7F7F7F80) - OFFSET * 0x01010101) ^ -0x7F7F7F80
 
 
+@triton.jit
+def store_row(y, n, n_ok, bias, b, gate, u, residual, out, row, rows, N: tl.constexpr,
+              NB: tl.constexpr, RANK: tl.constexpr, SHARES: tl.constexpr, GELU: tl.constexpr):
+    """Complete outputs n of a row, y (BN,), and store them."""
+    y += tl.load(bias + n, mask=n_ok, other=0.0)
+    if u is not None:
+        r = tl.arange(0, RANK)
+        low = tl.zeros((RANK,), tl.float32)
+        for share in range(SHARES):
+            low += tl.load(u + (share * rows + row) * RANK + r)
+        factors = tl.load(b + r[:, None] * NB + n[None, :])
+        low = low.to(tl.float16).to(tl.float32)
+        added = tl.sum(low[:, None] * factors.to(tl.float32), 0)
+        y += tl.where(tl.load(gate + row) != 0, added, 0.0)
+    if GELU:
+        y = gelu(y)
+    if residual is not None:
+        y += tl.load(residual + row * N + n, mask=n_ok, other=0.0)
+    tl.store(out + row * N + n, y, mask=n_ok)
+
+
 @triton.jit(do_not_specialize=['rows'])
 def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.constexpr,
                 N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr, RANK: tl.constexpr,
@@ -69,21 +90,8 @@ def gemv_kernel(x, codes, b, vectors, gate, u, residual, out, rows, K: tl.conste
         y = scaled(y, tl.load(scales + n, mask=n_ok, other=0.0), SHIFT)
     else:
         y = tl.sum(total, 1)
-    y += tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)
-    if u is not None:
-        r = tl.arange(0, RANK)
-        low = tl.zeros((RANK,), tl.float32)
-        for share in range(SHARES):
-            low += tl.load(u + (share * rows + row) * RANK + r)
-        factors = tl.load(b + r[:, None] * NB + n[None, :])
-        low = low.to(tl.float16).to(tl.float32)
-        added = tl.sum(low[:, None] * factors.to(tl.float32), 0)
-        y += tl.where(tl.load(gate + row) != 0, added, 0.0)
-    if GELU:
-        y = gelu(y)
-    if residual is not None:
-        y += tl.load(residual + row * N + n, mask=n_ok, other=0.0)
-    tl.store(out + row * N + n, y, mask=n_ok)
+    store_row(y, n, n_ok, scales + GROUPS * N, b, gate, u, residual, out, row, rows, N, NB, RANK,
+              SHARES, GELU)
 
 
 def gemv_launch(codes: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,

@@ -74,7 +74,7 @@ def test_a_layer_is_the_same_in_every_shape(kernels):
         name: t.double() for name, t in weights.items()}, x_zero=None, bias=torch.zeros(k).double())
     weights = {name: t.to(kernels) for name, t in weights.items()}
     shapes = [gpu_layers.Shape(kind, 64, 128, 16, split) for kind, split in (
-        ('fused', 2), ('two kernels', 1), ('few rows', 1))]
+        ('fused', 2), ('two kernels', 1), ('few rows', 1), ('bit planes', 1))]
     for shape in shapes:
         out = torch.full((m, k), torch.nan, device=kernels)
         gpu_layers.our_layer(shape, x.to(kernels), weights, gate.to(kernels), out)()

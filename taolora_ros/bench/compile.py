@@ -28,8 +28,8 @@ def alone(model) -> list:
     weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
                'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
     x, gate, out = torch.zeros(1, k), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, k)
-    shapes = (Shape('few rows', 64, 32, 16), Shape('fused', 64, 128, 16, 4),
-              Shape('two kernels', 64, 64, 32, 1, 4, 4),
+    shapes = (Shape('few rows', 64, 32, 16), Shape('bit planes', 64, 32, 16),
+              Shape('fused', 64, 128, 16, 4), Shape('two kernels', 64, 64, 32, 1, 4, 4),
               Shape('two kernels', 128, 128, 64, 1, 4, 3))
     return [gate_launch(features, gate_state(spec, 8, cpu), gate_constants(spec, cpu),
                         torch.zeros(8, 4, dtype=torch.uint8)),

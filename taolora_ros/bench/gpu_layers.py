@@ -25,7 +25,10 @@ OURS = 'ours, W4A4 + gated LoRA'
 
 @dataclass(frozen=True)
 class Shape:
-    """How our layer is run: tiles, shares, warps; ``kind`` 'fused', 'two kernels' or 'few rows'."""
+    """How our layer is run: tiles, shares, warps.
+
+    ``kind``: 'fused', 'two kernels', 'few rows' or, an ablation, 'bit planes'.
+    """
 
     kind: str
     half: int
@@ -57,6 +60,7 @@ def shapes(rows: int, size: int) -> Iterator[Shape]:
     yield Shape('fused', 64, 32 if rows <= 64 else 128, 16, zipper=False)
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
+        yield Shape('bit planes', 64, 32, 16)
     if rows >= 64:
         yield from for_many(rows, size)
 
@@ -98,6 +102,7 @@ def in_a_row(launches: list, times: int) -> list:
 
 def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor) -> list:
     """Return the one or two launches of our layer into ``out``."""
+    from taolora_ros.kernels.bit_planes import bit_planes_launch, bit_weights
     from taolora_ros.kernels.gemv import gemv_launch
     from taolora_ros.kernels.layout import Tiles, arrange
     from taolora_ros.kernels.linear import linear_launch
@@ -110,10 +115,12 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
                               stages=shape.stages)]
     shares = min(8, arranged.blocks, max(2, 2048 // len(x), arranged.k // 1024))
     u = torch.empty(shares, len(x), arranged.rank, device=x.device)
-    if shape.kind == 'few rows':
+    if shape.kind in ('few rows', 'bit planes'):
         codes = torch.empty(len(x), arranged.blocks * shape.half, dtype=torch.uint8,
                             device=x.device)
-        product = gemv_launch(codes, arranged, gate, out, u, block_n=shape.block_n)
+        product = (gemv_launch(codes, arranged, gate, out, u, block_n=shape.block_n)
+                   if shape.kind == 'few rows' else bit_planes_launch(
+                       codes, bit_weights(arranged), gate, out, u, block_n=shape.block_n))
     else:
         codes = torch.empty(len(x), 2 * arranged.blocks * shape.half, dtype=torch.int8,
                             device=x.device)
