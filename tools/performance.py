@@ -60,16 +60,16 @@ def gpu_networks() -> str:
 def measured_layers() -> dict[tuple, dict]:
     """Return what `taolora bench gpu --part layers` measured: by K, rank and M the ways.
 
-    Of a layer that several runs measured, the last run counts, with all of its ways.
+    A later file adds only ways that the ones before have not.
     """
     cases: dict[tuple, dict] = {}
     for file in sorted(RESULTS.glob('bench_gpu_layers*.json')):
         told = json.loads(file.read_text())
-        new: dict[tuple, dict] = {}
         for row in told['layers']:
-            case = (row['size'], row['rank'], row['rows'])
-            new.setdefault(case, {'rate': told['copy_gb_s']})[row['way']] = row
-        cases |= new
+            ways = cases.setdefault((row['size'], row['rank'], row['rows']),
+                                    {'rate': told['copy_gb_s']})
+            if 'device_us' in row:
+                ways.setdefault(row['way'], row)
     return cases
 
 
@@ -91,16 +91,17 @@ def gpu_ratios() -> str:
 
 def gpu_layers() -> str:
     """Return the times of layers of rank 16, a line a layer."""
-    rows = [['K = N, M', *LAYER_PEERS, 'ours', 'times faster', '% of the copy rate', 'how']]
-    for (size, rank, count), ways in sorted(measured_layers().items()):
+    cases = measured_layers()
+    peers = [way for way in LAYER_PEERS if any(way in ways for ways in cases.values())]
+    rows = [['K = N, M', *peers, 'ours', 'times faster', '% of the copy rate', 'how']]
+    for (size, rank, count), ways in sorted(cases.items()):
         if rank != 16 or count not in SHOWN_ROWS:
             continue
         ours = ways[OUR_LAYER]
         share = 100 * ours['bytes'] / ours['device_us'] / 1e3 / ways['rate']
-        rows.append([f'{size}, {count}', *(gpu.number(ways[way].get('device_us'))
-                                           for way in LAYER_PEERS),
-                     gpu.number(ours['device_us']), times_faster(ways), gpu.number(share),
-                     ours['shape']])
+        rows.append([f'{size}, {count}', *(
+            gpu.number(ways.get(way, {}).get('device_us')) for way in (*peers, OUR_LAYER)),
+            times_faster(ways), gpu.number(share), ours['shape']])
     return as_markdown(rows)
 
 
@@ -136,8 +137,8 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(), compiled('sm_87'), compiled('sm_90'),
-                     counted(), projected()]), end='')
+    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(), compiled('sm_87'),
+                     compiled('sm_90'), counted(), projected()]), end='')
     return 0
 
 
