@@ -35,6 +35,7 @@ FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (e
 TABLES = ('figures', 'details', 'detection', 'adaptation')
 ADAPTATION = (('adaptation_ecg', 'adaptation', 'VEB'),
               ('adaptation_imu', 'trained_without_weda', 'falls, wrist never seen'),
+              ('adaptation_imu', 'trained_without_weda_alone', '... without teachers'),
               ('adaptation_imu', 'cross_validation', 'falls, known places'))
 
 
