@@ -100,7 +100,7 @@ class ModelSpec:
 
 
 IMU_FALLS = ModelSpec(
-    name='imu_falls', version='2', kind='imu', labels=('fall',), classes=('none', 'fall'),
+    name='imu_falls', version='3', kind='imu', labels=('fall',), classes=('none', 'fall'),
     channels=('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z'),
     units=('m/s^2',) * 3 + ('rad/s',) * 3, optional=('gyro_x', 'gyro_y', 'gyro_z'),
     rate=50.0, patch=4, tokens=64, hop=0.32, delay=1.6, refractory=5.0, bias=(-2.2,),

@@ -39,7 +39,7 @@ def test_what_is_shown(full_model):
     console = Console(width=120, record=True)
     console.print(*tables(*full_model))
     text = console.export_text()
-    for words in ('imu_falls, version 2, fp32', 'acc_x [m/s^2]', 'gyro_x (may be missing) [rad/s]',
+    for words in ('imu_falls, version 3, fp32', 'acc_x [m/s^2]', 'gyro_x (may be missing) [rad/s]',
                   'fall.se', '0.987654', 'data.subjects', 'S1, S2', 'header and description'):
         assert words in text, text
 

@@ -111,6 +111,20 @@ def by_record() -> list[list[str]]:
     return [heading, *rows]
 
 
+def by_teachers() -> list[list[str]]:
+    """Return falls of unseen people and sources, INT4 tuned without teachers and as it ships."""
+    alone = load('untaught_imu')
+    pairs = [(f'unseen subjects: {name}', *(one['fall']['sources'][source] for one in (
+        alone['cross_validation'], load(IMU)['int4']))) for source, name in SOURCES.items()]
+    pairs += [(f'unseen source: {name}', *(one[f'trained_without_{source}']['fall'] for one in (
+        alone, load('unseen_source_imu')))) for source, name in SOURCES.items()]
+    return [['falls, INT4', 'falls', 'hours', 'alone: found', 'false alarms',
+             'with teachers: found', 'false alarms'],
+            *([name, count(one['falls']), _rate(one['hours']),
+               *(count(each[key]) for each in (one, taught) for key in ('found', 'false_alarms'))]
+              for name, one, taught in pairs)]
+
+
 def _wrong(veb: dict[str, float]) -> float:
     return veb['fp'] + veb['fn']
 
