@@ -112,17 +112,31 @@ def by_record() -> list[list[str]]:
 
 
 def by_teachers() -> list[list[str]]:
-    """Return falls of unseen people and sources, INT4 tuned without teachers and as it ships."""
-    alone = load('untaught_imu')
-    pairs = [(f'unseen subjects: {name}', *(one['fall']['sources'][source] for one in (
-        alone['cross_validation'], load(IMU)['int4']))) for source, name in SOURCES.items()]
-    pairs += [(f'unseen source: {name}', *(one[f'trained_without_{source}']['fall'] for one in (
-        alone, load('unseen_source_imu')))) for source, name in SOURCES.items()]
-    return [['falls, INT4', 'falls', 'hours', 'alone: found', 'false alarms',
-             'with teachers: found', 'false alarms'],
-            *([name, count(one['falls']), _rate(one['hours']),
-               *(count(each[key]) for each in (one, taught) for key in ('found', 'false_alarms'))]
-              for name, one, taught in pairs)]
+    """Return falls of unseen people and sources, INT4 tuned without teachers and with them."""
+    alone, taught, unseen = load('untaught_imu'), load(IMU), load('unseen_source_imu')
+    second = load('second_draw_imu')
+    draws = {'0': ({'cross_validation': alone['cross_validation'],
+                    **{source: alone[f'trained_without_{source}'] for source in SOURCES}},
+                   {'cross_validation': taught['int4'],
+                    **{source: unseen[f'trained_without_{source}'] for source in SOURCES}}),
+             '3': tuple({'cross_validation': second[f'{way}_cross_validation'],
+                         **{source: second[f'{way}_without_{source}'] for source in SOURCES}}
+                        for way in ('alone', 'taught'))}
+    rows = [['falls, INT4, seed', 'falls', 'hours', 'alone: found', 'false alarms',
+             'with teachers: found', 'false alarms']]
+    for seed, ways in draws.items():
+        for source, name in SOURCES.items():
+            known = [way['cross_validation']['fall']['sources'][source] for way in ways]
+            rows.append(_by_teachers(f'unseen subjects: {name}, {seed}', known))
+        for source, name in SOURCES.items():
+            rows.append(_by_teachers(f'unseen source: {name}, {seed}',
+                                     [way[source]['fall'] for way in ways]))
+    return rows
+
+
+def _by_teachers(name: str, falls: list[dict]) -> list[str]:
+    return [name, count(falls[0]['falls']), _rate(falls[0]['hours']),
+            *(count(each[key]) for each in falls for key in ('found', 'false_alarms'))]
 
 
 def _wrong(veb: dict[str, float]) -> float:
