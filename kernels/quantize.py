@@ -47,15 +47,12 @@ def quantize_kernel(x, a, vectors, codes, u, rows, K: tl.constexpr, GROUPS: tl.c
     first, last = share * each, tl.minimum(share * each + each, blocks)
     x0, i0, w0, b0, x1, i1, w1, b1 = load_block(x, vectors, row, row_ok, first, last, K, GROUPS, H,
                                                 NORM)
-    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
-    if NORM:
-        mean, rstd = statistics(x, row, row_ok, x0, x1, K, GROUPS, H, BM)
+    mean, rstd = statistics(x, row, row_ok, x0, x1, K, GROUPS, H, BM, NORM)
     for block in range(first, last):
-        y0, j0, m0, c0, y1, j1, m1, c1 = load_block(x, vectors, row, row_ok, block + 1, last, K,
-                                                    GROUPS, H, NORM)
+        later = load_block(x, vectors, row, row_ok, block + 1, last, K, GROUPS, H, NORM)
         v0, d0, q0 = quantized_half(x0, i0, w0, b0, mean, rstd, NORM, ZERO)
         v1, d1, q1 = quantized_half(x1, i1, w1, b1, mean, rstd, NORM, ZERO)
-        x0, i0, w0, b0, x1, i1, w1, b1 = y0, j0, m0, c0, y1, j1, m1, c1
+        x0, i0, w0, b0, x1, i1, w1, b1 = later
         if codes is not None:
             at = row[:, None] * blocks * H + block * H
             if PACKED:

@@ -80,11 +80,15 @@ def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.con
 
 @triton.jit
 def statistics(x, row, row_ok, x0, x1, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr,
-               BM: tl.constexpr):
-    """Return `norm_statistics`, of the halves ``x0`` and ``x1`` where they are whole rows."""
-    if GROUPS > 1 or K > 2 * H:
+               BM: tl.constexpr, NORM: tl.constexpr):
+    """Return `norm_statistics`, of the halves ``x0`` and ``x1`` where they are whole rows.
+
+    Without a norm they are zeros.
+    """
+    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    if NORM and (GROUPS > 1 or K > 2 * H):
         mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
-    else:
+    elif NORM:
         mean = tl.sum(x0 + x1, 1) / K
         k = tl.arange(0, H)[None, :]
         away0 = tl.where(k < K, x0 - mean[:, None], 0.0)
