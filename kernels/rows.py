@@ -36,8 +36,8 @@ def load_block(x, vectors, row, row_ok, block, last, K: tl.constexpr, GROUPS: tl
                H: tl.constexpr, NORM: tl.constexpr):
     """Load the numbers of both half-blocks (BM, H) of a K block, and their `half_vectors`.
 
-    From block ``last`` on they are zeros. What a loop needs next is loaded a block ahead with this:
-    Triton would load it where it is used, or copy vectors to shared memory, at which 3.6 errs.
+    From block ``last`` on the numbers are zeros. With this a loop loads a block ahead what it needs
+    next: Triton would load it where it is used.
     """
     there = row_ok & (block < last)
     k0, k0_ok = inputs_of(2 * block, K, GROUPS, H)

@@ -196,6 +196,7 @@ def rows(case: dict) -> Iterator[dict]:
 def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor, wanted: Tensor) -> dict:
     """Return the time of our layer in one shape, or that it is wrong there."""
     out = torch.full_like(wanted, torch.nan, dtype=torch.float32)
+
     def in_graph() -> dict:
         return measured(graphed(our_layer(shape, x, weights, gate, out, TIMES)),
                         graphed(our_layer(shape, x, weights, gate, out)))
