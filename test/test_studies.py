@@ -48,6 +48,15 @@ def fold(folder, number, left_out, spec=tiny_spec(ECG_BEATS), name='m'):
     return path
 
 
+def test_what_all_folds_left_out_is_judged_by_none(tmp_path):
+    paths = [fold(tmp_path, 0, ['E1', 'other']), fold(tmp_path, 1, ['E2', 'other']),
+             fold(tmp_path, 2, [])]
+    assert find_folds(tmp_path, 'ecg') == {'E1': paths[0], 'E2': paths[1]}
+    fold(tmp_path, 3, ['other'])  # one that is no fold of theirs
+    with pytest.raises(ValueError, match='other was left out by m.fold0.* and by m.fold1'):
+        find_folds(tmp_path, 'ecg')
+
+
 def test_each_record_has_the_fold_that_left_it_out(tmp_path, record):
     paths = [fold(tmp_path, 0, ['E1']), fold(tmp_path, 1, ['E2', '118'])]
     fold(tmp_path, 2, ['E1'], spec=tiny_spec(), name='falls')

@@ -55,17 +55,16 @@ def _person(recording: Recording) -> str:
 def find_folds(folder: str | Path, kind: str) -> dict[str, Path]:
     """Return by subject (record) the INT4 model in ``folder`` that left it out.
 
-    Raise ValueError when there is none of ``kind``, or two left out the same subject.
+    What all of them left out, such as a source, is judged by none. Raise ValueError when there is
+    no model of ``kind``, or two left out the same subject.
     """
-    from taolora_ros.model_file import BESIDE, load_model
+    left_out = _left_out(folder, kind)
+    common = frozenset.intersection(*left_out.values()) if len(left_out) > 1 else frozenset()
+    if common in left_out.values():  # then these are not folds
+        common = frozenset()
     folds: dict[str, Path] = {}
-    for path in sorted(Path(folder).glob(FOLD_FILES)):
-        if path.name.endswith(BESIDE):
-            continue
-        model = load_model(path)
-        if model.spec.kind != kind:
-            continue
-        for subject in model.metadata['provenance'].get('left_out', []):
+    for path, subjects in left_out.items():
+        for subject in sorted(subjects - common):
             if subject in folds:
                 raise ValueError(f'{folder}: {subject} was left out by {folds[subject].name} and '
                                  f'by {path.name}; keep the folds of one training in a folder')
@@ -74,3 +73,16 @@ def find_folds(folder: str | Path, kind: str) -> dict[str, Path]:
         raise ValueError(f'{folder}: no {FOLD_FILES} of {kind} that has left somebody out '
                          f'(taolora train {kind} --folds N writes them)')
     return folds
+
+
+def _left_out(folder: str | Path, kind: str) -> dict[Path, frozenset[str]]:
+    """Return whom each INT4 model of ``kind`` in ``folder`` has left out, if somebody."""
+    from taolora_ros.model_file import BESIDE, load_model
+    found = {}
+    for path in sorted(Path(folder).glob(FOLD_FILES)):
+        if not path.name.endswith(BESIDE):
+            model = load_model(path)
+            subjects = frozenset(model.metadata['provenance'].get('left_out', []))
+            if model.spec.kind == kind and subjects:
+                found[path] = subjects
+    return found
