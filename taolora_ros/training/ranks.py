@@ -79,5 +79,6 @@ def joined(device: str) -> Iterator[Ranks]:
     distributed.init_process_group('nccl' if on_gpu else 'gloo', timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), count)
+        distributed.barrier()  # nobody leaves while another still works
     finally:
         distributed.destroy_process_group()
