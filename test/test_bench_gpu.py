@@ -103,9 +103,10 @@ def test_layers_in_a_row_overlap_and_two_kernels_share_alike(monkeypatch, kernel
     monkeypatch.setattr(launch, 'share_alike', alike.extend)
     layer = [launch.Launch(object(), (1,), {}, {'K': i}) for i in range(kernels)]
     monkeypatch.setattr(launch, 'can_overlap', lambda: False)
-    assert gpu_layers.in_a_row(layer, 3) == layer * 3 and not alike
+    assert gpu_layers.in_a_row(layer, 3, True) == layer * 3 and not alike
     monkeypatch.setattr(launch, 'can_overlap', lambda: True)
-    row = gpu_layers.in_a_row(layer, 3)
+    assert gpu_layers.in_a_row(layer, 3, False) == layer * 3 and not alike
+    row = gpu_layers.in_a_row(layer, 3, True)
     assert [one.constants for one in row] == [{'K': i, 'EARLY': True} for i in range(kernels)] * 3
     assert [one.early for one in row] == [False] + [True] * (3 * kernels - 1)
     kinds = {(one.constants['K'], one.early) for one in row}  # each is a kernel of its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,11 +38,12 @@ class Shape:
     warps: int = 4
     stages: int = 2
     zipper: bool = True
+    overlap: bool = True  # begin while the layer before ends
 
     def __str__(self) -> str:
         return (f'{self.kind} {self.block_m}x{self.block_n}x{2 * self.half}, split {self.split}, '
                 f'{self.warps} warps, {self.stages} stages, '
-                f'{"zipper" if self.zipper else "apart"}')
+                f'{"zipper" if self.zipper else "apart"}{"" if self.overlap else ", one by one"}')
 
 
 def shapes(rows: int, size: int) -> Iterator[Shape]:
@@ -57,7 +58,8 @@ def shapes(rows: int, size: int) -> Iterator[Shape]:
     else:
         for block_m, warps in ((16, 2), (16, 4), (32, 4)):
             yield Shape('fused', 64, 128, block_m, 1, warps)
-    yield Shape('fused', 64, 32 if rows <= 64 else 128, 16, zipper=False)
+    plain = Shape('fused', 64, 32 if rows <= 64 else 128, 16)
+    yield from (replace(plain, zipper=False), replace(plain, overlap=False))
     if rows <= 16:
         yield Shape('few rows', 64, 32, 16)
         yield Shape('bit planes', 64, 32, 16)
@@ -81,7 +83,7 @@ def for_many(rows: int, size: int) -> Iterator[Shape]:
 def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor, times: int = 1
               ) -> Callable[[], None]:
     """Return what runs our layer, so many times in a row, into ``out``, on the current stream."""
-    launches = in_a_row(layer_launches(shape, x, weights, gate, out), times)
+    launches = in_a_row(layer_launches(shape, x, weights, gate, out), times, shape.overlap)
 
     def run() -> None:
         for launch in launches:
@@ -89,10 +91,10 @@ def our_layer(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Tensor,
     return run
 
 
-def in_a_row(launches: list, times: int) -> list:
-    """Return launches of so many layers: as in the engine `fused`, they overlap where they can."""
+def in_a_row(launches: list, times: int, overlap: bool) -> list:
+    """Return launches of so many layers, which overlap as in the engine `fused` where they can."""
     from taolora_ros.kernels.launch import can_overlap, interpreted, overlapped, share_alike
-    if interpreted() or not can_overlap():
+    if not overlap or interpreted() or not can_overlap():
         return launches * times
     together = overlapped(launches * times)
     if len(launches) > 1:
@@ -160,7 +162,7 @@ def compile_case(case: dict) -> None:
     for shape in shapes(m, k):
         launches = layer_launches(shape, torch.zeros(m, k), weights,
                                   torch.zeros(m, dtype=torch.uint8), torch.zeros(m, k))
-        for launch in in_a_row(launches, 2):
+        for launch in in_a_row(launches, 2, shape.overlap):
             launch.compile()
 
 
