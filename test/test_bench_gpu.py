@@ -42,6 +42,18 @@ def test_without_a_gpu_nothing_is_measured(capsys):
     assert 'finds no CUDA device' in capsys.readouterr().err
 
 
+def test_only_the_ways_named_are_measured(capsys):
+    found = gpu_layers.cases((128, 256), (1,), (8, 16))
+    assert [case['way'] for case in found[-2:]] == [gpu_layers.SLOW] * 2  # last, rank 16 alone
+    cases = {'layers': found, 'networks': gpu_networks.cases((1,))}
+    got = gpu.chosen(cases, ('layers',), (gpu_layers.OURS, 'mega'))
+    assert [(case['size'], case['rank']) for case in got['layers']] == [
+        (128, 16), (256, 16), (128, 8), (256, 8)]
+    assert list(got) == ['layers'] and gpu.chosen(cases, tuple(cases), ()) == cases
+    assert main(['bench', 'gpu', '--way', 'fast']) == 2
+    assert "--way: 'fast' is not one of fp16 + LoRA, CUDA graph, " in capsys.readouterr().err
+
+
 def test_tables_compare_with_the_peer_of_the_same_case():
     console = Console(width=200, record=True)
     console.print(gpu.table(RESULT))

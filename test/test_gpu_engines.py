@@ -22,9 +22,11 @@ from taolora_ros.synthetic import imu_scene
 from tiny import tiny_models
 
 ENGINES = ('mega', 'fused', 'streams')
-# Mean differences. Without the LoRA, or with the next token's gates, probabilities are further
-# off; how numbers are rounded is for the tests of kernels.
-NEAR = {'probability': 4e-4, 'offset': 0.01, 'anomaly': 0.0025, 'embedding': 0.02}
+# Mean differences: about what the reference engine's scores differ by when inputs move by 1e-4 of
+# themselves, since activations then round to other codes. Without the LoRA, or with the next token's
+# gates, probabilities are further off; how numbers are rounded is for the tests of kernels.
+NEAR = {'probability': {'ecg_beats': 4e-4, 'imu_falls': 1e-3}, 'offset': 0.01, 'anomaly': 0.0025,
+        'embedding': 0.02}
 
 
 class Played:
@@ -64,7 +66,8 @@ def near(scores, played):
     """
     count = len(scores.probability)
     wanted = {**vars(played.wanted), 'embedding': played.tokens}
-    for name, limit in NEAR.items():
+    limits = NEAR | {'probability': NEAR['probability'][played.model.spec.name]}
+    for name, limit in limits.items():
         got = getattr(scores, name)
         if got is not None:
             assert got.shape == wanted[name][:count].shape

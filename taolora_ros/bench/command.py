@@ -89,6 +89,8 @@ def _add_gpu(bench: argparse.ArgumentParser) -> None:
                        help='what is not measured by then is told (default 540)')
     bench.add_argument('--part', action='append', choices=('networks', 'layers'),
                        help='may be repeated; default: both')
+    bench.add_argument('--way', action='append', help='as tables name it: ours or a peer, of '
+                       'layers or networks; may be repeated; default: all')
     for name, text in (('size', 'K = N of a layer'), ('rows', 'M of a layer'),
                        ('rank', 'rank of its LoRA'), ('batch', 'windows of a network')):
         bench.add_argument(f'--{name}', type=_count, action='append',
@@ -164,10 +166,13 @@ def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
         if what:
             print(what, file=sys.stderr, flush=True)
 
+    for way in args.way or ():
+        if way not in gpu.all_ways():
+            raise ValueError(f'--way: {way!r} is not one of {", ".join(gpu.all_ways())}')
     result = gpu.measure(args.seconds, tuple(args.part or gpu.PARTS),
                          tuple(args.size or gpu_layers.SIZES), tuple(args.rows or gpu_layers.ROWS),
                          tuple(args.rank or gpu_layers.RANKS),
-                         tuple(args.batch or gpu_networks.BATCHES), tell,
+                         tuple(args.batch or gpu_networks.BATCHES), tuple(args.way or ()), tell,
                          lambda known: gpu.write(None if args.json == STDOUT else args.json, known))
     return result, gpu.table(result)
 

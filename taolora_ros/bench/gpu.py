@@ -29,21 +29,21 @@ SKIPPED = 'skipped: the time was over'
 PACKAGES = ('torch', 'triton', 'bitsandbytes', 'torchao', 'gemlite')
 
 
-def measure(seconds: float, parts, sizes, rows, ranks, batches, report,
+def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
             keep: Callable[[dict], None] = lambda result: None) -> dict:
     """Measure what there is time for; raise ValueError without a CUDA device.
 
-    ``keep`` is given what is known after each row.
+    ``ways``: only these, none for all. ``keep`` is given what is known after each row.
     """
     import torch
     if not torch.cuda.is_available():
         raise ValueError('torch finds no CUDA device: nothing can be measured here')
     from taolora_ros.bench import gpu_layers, gpu_networks
     began = time.monotonic()
-    cases = {'networks': gpu_networks.cases(batches),
-             'layers': gpu_layers.cases(sizes, rows, ranks)}
-    todo = {'networks': gpu_networks.to_compile(batches),
-            'layers': gpu_layers.to_compile(sizes, rows)}
+    cases = chosen({'networks': gpu_networks.cases(batches),
+                    'layers': gpu_layers.cases(sizes, rows, ranks)}, parts, ways)
+    todo = chosen({'networks': gpu_networks.to_compile(batches),
+                   'layers': gpu_layers.to_compile(sizes, rows)}, parts, ways)
     result = {'what': 'one run of taolora bench gpu; medians, microseconds',
               'provenance': provenance(), **{part: [] for part in parts}}
     result['compiling'] = compile_all([case for part in parts for case in todo[part]],
@@ -62,6 +62,18 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, report,
                 keep(result)
         copies('copy_gb_s_after')
     return result
+
+
+def chosen(cases: dict[str, list[dict]], parts, ways) -> dict[str, list[dict]]:
+    """Return the cases of these parts, of these ways alone if any are named."""
+    return {part: [case for case in cases[part] if not ways or case['way'] in ways]
+            for part in parts}
+
+
+def all_ways() -> tuple[str, ...]:
+    """Return the names of all ways that layers and networks are run in."""
+    from taolora_ros.bench import gpu_layers, gpu_networks
+    return (*gpu_networks.WAYS, *gpu_layers.WAYS)
 
 
 def compile_all(cases: list[dict], seconds: float, report) -> dict:

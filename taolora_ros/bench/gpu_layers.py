@@ -21,6 +21,8 @@ TIMES = 20    # a layer is captured in one graph
 HOST_CALLS, HOST_WARM = 500, 0.02  # calls and seconds for times from host to host
 WRONG = 1e-3  # relative error from which a shape is not counted
 OURS = 'ours, W4A4 + gated LoRA'
+WAYS = (*LAYER_PEERS, OURS)
+SLOW = 'torch.compile'
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,12 @@ def layer_launches(shape: Shape, x: Tensor, weights: dict, gate: Tensor, out: Te
 def cases(sizes, rows, ranks) -> list[dict]:
     """Return what is to be measured: layer by layer all ways, the highest rank first.
 
-    What torch compiles takes seconds a layer, and is measured with that rank alone.
+    What torch compiles takes seconds a layer: it comes last, and with the highest rank alone.
     """
-    return [{'part': 'layers', 'size': k, 'rows': m, 'rank': r, 'way': way}
-            for r in sorted(ranks, reverse=True) for k in sizes for m in rows
-            for way in (*LAYER_PEERS, OURS) if way != 'torch.compile' or r == max(ranks)]
+    found = [{'part': 'layers', 'size': k, 'rows': m, 'rank': r, 'way': way}
+             for r in sorted(ranks, reverse=True) for k in sizes for m in rows for way in WAYS
+             if way != SLOW or r == max(ranks)]
+    return sorted(found, key=lambda case: case['way'] == SLOW)
 
 
 def to_compile(sizes, rows) -> list[dict]:
@@ -178,7 +181,7 @@ def rows(case: dict) -> Iterator[dict]:
     if way != OURS:
         def in_graph() -> dict:
             work = LAYER_PEERS[way](*(t.half() for t in (x, w, a, b)))
-            return measured(graphed(work, TIMES), graphed(work))
+            return on_device(work) | host_to_host(work)
 
         yield attempt(in_graph)
         return
@@ -190,8 +193,10 @@ def rows(case: dict) -> Iterator[dict]:
     tried = [(shape, checked(shape, x, weights, gate, wanted)) for shape in shapes(m, k)]
     ran = [pair for pair in tried if 'device_us' in pair[1]]
     best = min(ran, key=lambda pair: pair[1]['device_us']) if ran else tried[0]
+    host = host_to_host(our_layer(best[0], x, weights, gate, torch.empty_like(wanted.float()))
+                        ) if ran else {}
     moved = 4 * m * 2 * k + k * k // 2 + 4 * k * rank + 2 * rank * k + 12 * k
-    yield {**best[1], 'shape': str(best[0]), 'bytes': moved,
+    yield {**best[1], **host, 'shape': str(best[0]), 'bytes': moved,
            'tried': {str(shape): row.get('device_us', row.get('note')) for shape, row in tried}}
 
 
@@ -199,11 +204,7 @@ def checked(shape: Shape, x: Tensor, weights: dict, gate: Tensor, wanted: Tensor
     """Return the time of our layer in one shape, or that it is wrong there."""
     out = torch.full_like(wanted, torch.nan, dtype=torch.float32)
 
-    def in_graph() -> dict:
-        return measured(graphed(our_layer(shape, x, weights, gate, out, TIMES)),
-                        graphed(our_layer(shape, x, weights, gate, out)))
-
-    row = attempt(in_graph)
+    row = attempt(lambda: on_device(our_layer(shape, x, weights, gate, out, TIMES), 1))
     if 'device_us' not in row:
         return row
     off = float((out - wanted).norm() / wanted.norm())
@@ -219,15 +220,21 @@ def exact(x: Tensor, weights: dict, gate: Tensor) -> Tensor:
     return linear_reference(x.double(), gate.double(), **fine, x_zero=None, bias=bias)
 
 
-def measured(many: Callable[[], object], one: Callable[[], object]) -> dict:
-    """Return times of a layer: on the device of one of ``many``, TIMES in a graph, since the host
-    takes longer to launch a graph than a small layer runs; and from host to host of ``one``."""
+def on_device(work: Callable[[], object], times: int = TIMES) -> dict:
+    """Return times of a layer on the device, of TIMES in one graph: the host takes longer to launch
+    a graph than a small layer runs. ``work`` is captured so many ``times``."""
+    return device_quantiles(device_times(graphed(work, times), replays=1) / TIMES)
+
+
+def host_to_host(work: Callable[[], object]) -> dict:
+    """Return times of one layer in a graph of its own, launched and waited for."""
+    start = graphed(work)
+
     def call() -> None:
-        one()
+        start()
         torch.cuda.current_stream().synchronize()
 
-    return {**device_quantiles(device_times(many, replays=1) / TIMES),
-            **host_us(call, HOST_CALLS, HOST_WARM)}
+    return host_us(call, HOST_CALLS, HOST_WARM)
 
 
 def attempt(measure: Callable[[], dict]) -> dict:

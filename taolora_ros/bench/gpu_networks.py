@@ -30,17 +30,14 @@ VARIANTS = {
     'mega, 4 warps': ('mega', {'warps': 4}),
     'mega, a launch a stage': ('mega', {'persistent': False})}
 PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
+WAYS = (PEERS[0], *PLAIN, *VARIANTS, PEERS[1], 'reference')  # what matters most first
 
 
 def cases(batches) -> list[dict]:
-    """Return what is to be measured, what matters most first.
-
-    Variants are for the first batch alone.
-    """
-    ways = (PEERS[0], *PLAIN, *VARIANTS, PEERS[1], 'reference')
+    """Return what is to be measured: variants for the first batch alone."""
     return [{'part': 'networks', 'model': name, 'way': way,
              'batches': list(batches[:1] if way in VARIANTS else batches)}
-            for way in ways for name in MODELS]
+            for way in WAYS for name in MODELS]
 
 
 def to_compile(batches) -> list[dict]:
