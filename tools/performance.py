@@ -18,8 +18,8 @@ from taolora_ros.bench import gpu, orin
 from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.cpu import OURS
 from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
+from taolora_ros.bench.gpu_layers import WAYS
 from taolora_ros.bench.gpu_networks import PEERS
-from taolora_ros.bench.peers import LAYER_PEERS
 
 SHOWN_ROWS = (1, 64, 1024)  # M of the layers whose times are told
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
@@ -43,18 +43,28 @@ def compiled(target: str) -> str:
 
 def gpu_networks() -> str:
     """Return what `taolora bench gpu --part networks` measured."""
-    told = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())['networks']
+    result = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())
+    told, rate = result['networks'], result['copy_gb_s']
     peers = {(row['model'], row['batch']): row['p50_us'] for row in told
              if row['way'] == PEERS[0] and 'p50_us' in row}
-    rows = [['network, windows, way', 'p50, µs', 'p99, µs', 'on the device, µs', 'times faster',
-             'jitter, µs', 'peak, MB']]
+    rows = [['network, windows, way', 'p50, µs', 'p99', 'on the device, p50', 'p99',
+             'times faster', 'jitter, µs', '% of the copy rate', 'peak, MB']]
     for row in sorted((row for row in told if 'p50_us' in row),
                       key=lambda row: (row['model'], row['batch'])):
+        moved, time = row.get('bytes'), row.get('device_us')
         rows.append([f'{row["model"]}, {row["batch"]}, {row["way"]}', *(
-            gpu.number(row.get(name)) for name in ('p50_us', 'p99_us', 'device_us')),
+            gpu.number(row.get(name)) for name in (
+                'p50_us', 'p99_us', 'device_us', 'device_p99_us')),
             gpu.number(peers[row['model'], row['batch']] / row['p50_us'], 2),
-            gpu.number(row.get('jitter_us')), gpu.number(row['peak_bytes'] / 1e6)])
+            gpu.number(row.get('jitter_us')), gpu.number(
+                share_of_copies(moved, time, rate) if moved and time else None),
+            gpu.number(row['peak_bytes'] / 1e6)])
     return as_markdown(rows)
+
+
+def share_of_copies(moved: int, time: float, rate: float) -> float:
+    """Return bytes a time (µs) in per cent of the rate (GB/s) at which copies move them."""
+    return 100 * moved / time / 1e3 / rate
 
 
 def measured_layers() -> dict[tuple, dict]:
@@ -89,20 +99,64 @@ def gpu_ratios() -> str:
     return as_markdown(rows)
 
 
+def shown_layers() -> list[tuple[str, dict]]:
+    """Return the layers of rank 16 whose times are told, and their ways."""
+    return [(f'{size}, {count}', ways) for (size, rank, count), ways in sorted(
+        measured_layers().items()) if rank == 16 and count in SHOWN_ROWS]
+
+
+def layer_ways() -> list[str]:
+    """Return the ways that layers were measured in."""
+    return [way for way in WAYS if any(way in ways for _, ways in shown_layers())]
+
+
+def two(row: dict | None, first: str, second: str) -> str:
+    """Return a median and, in brackets, its p99; nothing for a way that was not measured."""
+    return f'{row[first]:.1f} ({row[second]:.1f})' if row and second in row else gpu.number(
+        row and row.get(first))
+
+
 def gpu_layers() -> str:
-    """Return the times of layers of rank 16, a line a layer."""
-    cases = measured_layers()
-    peers = [way for way in LAYER_PEERS if any(way in ways for ways in cases.values())]
-    rows = [['K = N, M', *peers, 'ours', 'times faster', '% of the copy rate', 'how']]
-    for (size, rank, count), ways in sorted(cases.items()):
-        if rank != 16 or count not in SHOWN_ROWS:
-            continue
+    """Return times of layers on the device."""
+    rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate', 'how']]
+    for name, ways in shown_layers():
         ours = ways[OUR_LAYER]
-        share = 100 * ours['bytes'] / ours['device_us'] / 1e3 / ways['rate']
-        rows.append([f'{size}, {count}', *(
-            gpu.number(ways.get(way, {}).get('device_us')) for way in (*peers, OUR_LAYER)),
-            times_faster(ways), gpu.number(share), ours['shape']])
+        rows.append([name, *(two(ways.get(way), 'device_us', 'device_p99_us')
+                             for way in layer_ways()), times_faster(ways), gpu.number(
+            share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])), ours['shape']])
     return as_markdown(rows)
+
+
+def gpu_layers_host() -> str:
+    """Return times of layers from host to host."""
+    found = [way for way in layer_ways()
+             if any('p50_us' in ways.get(way, {}) for _, ways in shown_layers())]
+    rows = [['K = N, M, host to host', *map(short, found)]]
+    rows += [[name, *(two(ways.get(way), 'p50_us', 'p99_us') for way in found)]
+             for name, ways in shown_layers()]
+    return as_markdown(rows)
+
+
+def gpu_shapes() -> str:
+    """Return times on the device of our layer done otherwise; one shape changed in one thing."""
+    rows = [['K = N, M, our layer', 'best', 'a plain shape', '... both paths apart',
+             '... one after the other', 'two kernels', 'few rows', 'bit planes']]
+    for name, ways in shown_layers():
+        tried = {shape: time for shape, time in ways[OUR_LAYER]['tried'].items()
+                 if isinstance(time, float)}
+        apart = next(shape for shape in tried if shape.endswith(', apart'))
+        plain = apart.replace(', apart', ', zipper')
+        kinds = (min((time for shape, time in tried.items() if shape.startswith(kind)),
+                     default=None) for kind in ('two kernels', 'few rows', 'bit planes'))
+        rows.append([name, *map(gpu.number, (
+            ways[OUR_LAYER]['device_us'], tried[plain], tried[apart],
+            tried[f'{plain}, one by one'], *kinds))])
+    return as_markdown(rows)
+
+
+def short(way: str) -> str:
+    """Return a way's name as the head of a narrow column."""
+    return 'ours' if way == OUR_LAYER else way
 
 
 def counted() -> str:
@@ -137,7 +191,8 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(), compiled('sm_87'),
+    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(),
+                     gpu_layers_host(), gpu_shapes(), compiled('sm_87'),
                      compiled('sm_90'), counted(), projected()]), end='')
     return 0
 
