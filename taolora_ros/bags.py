@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taolora_ros.conversions import (
-    BIOSIGNAL, IMU, BiosignalConverter, Converter, FieldConverter, ImuConverter)
+from taolora_ros.conversions import BIOSIGNAL, IMU, BiosignalConverter, FieldConverter, ImuConverter
+from taolora_ros.converter import Converter
 from taolora_ros.spec import ModelSpec
 
 FLOATS = ('std_msgs/msg/Float32', 'std_msgs/msg/Float32MultiArray')

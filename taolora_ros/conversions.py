@@ -7,13 +7,13 @@ read by attribute: those that ``rosbags`` deserialises from a bag are converted 
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 
 from taolora_ros import message_types
 from taolora_ros.block_clock import ARRIVAL_JITTER, BlockClock
 from taolora_ros.cdr import read_imu
+from taolora_ros.converter import Converter
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
 from taolora_ros.units import factors
@@ -45,7 +45,7 @@ def check_length(count: int, rate: float) -> None:
 
 
 def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate: float = 0.0,
-                   unit: str = '') -> 'Converter':
+                   unit: str = '') -> Converter:
     """Return the converter from messages of a type to samples for ``spec``.
 
     ``field`` says where the values are (dotted path, one or, separated by commas, one for each
@@ -65,52 +65,6 @@ def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate
     if name == BIOSIGNAL:
         return BiosignalConverter(spec, field, unit)
     return FieldConverter(name, message, spec, field, sample_rate, unit)
-
-
-class Converter:
-    """Turn messages into samples one by one; what cannot be read is counted, not raised.
-
-    ``counts`` tells by reason what was left out, ``problem`` the last reason in words,
-    ``frame_id`` the sensor's frame as last seen, ``stamped`` whether messages carry header stamps
-    (otherwise ``arrival`` times and the declared rate stand in), ``raw`` whether it reads bytes,
-    ``expected_rate`` how many samples a second there should be (Hz, 0: nobody has said).
-    """
-
-    stamped = True
-    raw = False
-
-    def __init__(self, spec: ModelSpec):
-        self.spec = spec
-        self.counts: Counter = Counter()
-        self.problem = ''
-        self.frame_id = ''
-        self.expected_rate = 0.0
-
-    def convert(self, messages: list, arrivals: list[int]) -> Samples:
-        """Return the samples of ``messages`` that arrived at ``arrivals`` (ns), in order."""
-        parts = []
-        for message, arrival in zip(messages, arrivals):
-            try:
-                parts.append(self.one(message, arrival))
-            except (ValueError, TypeError, OverflowError) as error:
-                self.counts['unreadable'] += 1
-                self.problem = str(error)
-        if not parts:
-            return Samples(np.zeros(0, np.int64), np.zeros((0, len(self.spec.channels))))
-        if len(parts) == 1:
-            return parts[0]
-        return Samples(np.concatenate([part.stamps for part in parts]),
-                       np.concatenate([part.values for part in parts]))
-
-    def one(self, message, arrival: int) -> Samples:
-        """Return the samples of one message; raise ValueError when it makes no sense."""
-        raise NotImplementedError
-
-    def _block(self, start: int, rate: float, values: np.ndarray) -> Samples:
-        """Stamp a block; one without a time has it nowhere, so that all of it is dropped."""
-        if start <= 0:
-            return Samples(np.full(len(values), start, np.int64), values)
-        return Samples.uniform(start, rate, values)
 
 
 class ImuConverter(Converter):

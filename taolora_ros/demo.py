@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from rich.console import Console
@@ -117,7 +118,6 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
     """Publish both recordings and print what comes back; return the events."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
-    from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Imu
     from taolora_msgs.msg import Biosignal, Event
     start = time.time_ns() - round(ecg.duration_s * NANOSECONDS)
@@ -137,15 +137,11 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
     rclpy.init(args=[], context=context,
                signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     player = rclpy.create_node('taolora_demo', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(player)
     player.create_subscription(Event, '/taolora/events', hear, 1000)
     player.create_subscription(DiagnosticArray, '/diagnostics', count, 10)
     publishers = {Imu: player.create_publisher(Imu, '/imu/data', 4000),
                   Biosignal: player.create_publisher(Biosignal, '/ecg', 1000)}
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    try:
+    with _spinning(player):
         ready = _wait(node, lambda: player.count_publishers('/taolora/events')
                       and all(p.get_subscription_count() for p in publishers.values()))
         if ready:
@@ -154,12 +150,25 @@ def _play(node: subprocess.Popen, ecg: Recording, scene: Scene, console: Console
             while last != (state := (len(events), str(read))) and time.monotonic() < end:
                 last = state
                 time.sleep(SILENCE)
+    return events
+
+
+@contextmanager
+def _spinning(player) -> Iterator[None]:
+    """Let a thread call back a node of ours; in the end take it and its context down."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    executor = SingleThreadedExecutor(context=player.context)
+    executor.add_node(player)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
         executor.shutdown()
         thread.join()
         player.destroy_node()
-        rclpy.shutdown(context=context)
-    return events
+        rclpy.shutdown(context=player.context)
 
 
 def _wait(node: subprocess.Popen, ready) -> bool:

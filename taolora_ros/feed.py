@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taolora_ros.conversions import Converter
+from taolora_ros.converter import Converter
 from taolora_ros.decode import Anomaly, Event
 from taolora_ros.detector import Detector, Settings, Window
 from taolora_ros.health import Health

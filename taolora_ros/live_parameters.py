@@ -9,7 +9,7 @@ from rcl_interfaces.msg import (FloatingPointRange, IntegerRange, ParameterDescr
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from taolora_ros import parameters
+from taolora_ros import parameter, parameters
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.feed import Feed
 from taolora_ros.settings import Settings
@@ -37,7 +37,7 @@ class LiveParameters:
         else:  # Humble: apply when the executor comes round, after the values have been stored
             self._later = node.create_guard_condition(self._apply)
 
-    def declare(self, p: parameters.Parameter, name: str, default):
+    def declare(self, p: parameter.Parameter, name: str, default):
         """Declare a parameter with the value given from outside or ``default``; return it.
 
         What is given is read without a type first, so that 1 is good for 1.0 and a wrong value

@@ -74,16 +74,21 @@ def _run(rclpy, node_class, args: list[str] | None) -> int:
         if rclpy.ok():  # otherwise it was told to end while it started
             return _failed(error)
     finally:
-        for number in SIGNALS:  # launch repeats them: let this finish
-            signal.signal(number, signal.SIG_IGN)
-        if node is not None:
-            node.stop()
-            node.destroy_node()
-        try:
-            rclpy.try_shutdown()
-        except RuntimeError:  # the signal has shut it down since it was looked at
-            pass
+        _end(rclpy, node)
     return 0
+
+
+def _end(rclpy, node) -> None:
+    """Stop the node, if there is one, and take ROS down."""
+    for number in SIGNALS:  # launch repeats them: let this finish
+        signal.signal(number, signal.SIG_IGN)
+    if node is not None:
+        node.stop()
+        node.destroy_node()
+    try:
+        rclpy.try_shutdown()
+    except RuntimeError:  # the signal has shut it down since it was looked at
+        pass
 
 
 def _failed(error: Exception) -> int:

@@ -31,10 +31,9 @@ from pathlib import Path
 
 import numpy as np
 
+from taolora_ros.beat_symbols import episodes, groups, is_paced
+
 KINDS = ('imu', 'ecg')
-AAMI = {symbol: group for group, symbols in (('N', 'NLRej'), ('S', 'AaJS'), ('V', 'VE'), ('F', 'F'))
-        for symbol in symbols}  # all other beats are Q
-PACED_SHARE = 0.1  # of unclassifiable beats, from which a record without symbols counts as paced
 
 
 @dataclass
@@ -270,13 +269,11 @@ def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
         record.beat_times_s = arrays['beat_sample'] / rate
         aami, symbols = (_per_recording(path, arrays, key, len(record.beat_times_s))
                          for key in ('beat_aami', 'beat_symbol'))
-        record.beat_aami = (np.array([AAMI.get(str(s), 'Q') for s in symbols], 'U1')
-                            if aami is None else aami)
-        record.paced = ('/' in symbols if symbols is not None
-                        else bool((record.beat_aami == 'Q').mean() > PACED_SHARE))
+        record.beat_aami = groups(symbols) if aami is None else aami
+        record.paced = is_paced(symbols, record.beat_aami)
     if 'ann_symbol' in arrays and 'ann_sample' in arrays:
-        record.flutter_s = _episodes(arrays['ann_symbol'], arrays['ann_sample'] / rate,
-                                     record.duration_s)
+        record.flutter_s = episodes(arrays['ann_symbol'], arrays['ann_sample'] / rate,
+                                    record.duration_s)
     yield record
 
 
@@ -297,16 +294,3 @@ def _rate(path: Path, *candidates: float) -> float:
 def _peak(values: np.ndarray) -> int:
     """Return the row of the largest acceleration in ``values`` (N, >=3)."""
     return int(np.argmax(np.linalg.norm(values[:, :3], axis=1)))
-
-
-def _episodes(symbols: np.ndarray, times_s: np.ndarray, end_s: float
-              ) -> tuple[tuple[float, float], ...]:
-    """Return the (start, stop) of what '[' opens and ']' closes, in seconds."""
-    episodes, start = [], None
-    for symbol, time in zip(symbols, times_s):
-        if symbol == '[':
-            start = float(time)
-        elif symbol == ']' and start is not None:
-            episodes.append((start, float(time)))
-            start = None
-    return tuple(episodes) + (((start, end_s),) if start is not None else ())

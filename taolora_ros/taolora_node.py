@@ -4,18 +4,16 @@
     inactive      models are loaded, live parameters can be set; no subscription, no thread
     active        subscribed; a worker's two threads collect messages, decide and publish
 
-The executor's thread answers services, parameters and timers in every state. Source of the states:
-design.ros2.org/articles/node_lifecycle.html.
+The executor's thread answers services, parameters and timers in every state. How the node goes from
+one to another is in managed_node.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 from taolora_msgs import msg
@@ -30,6 +28,7 @@ from taolora_ros.event_messages import anomaly_message, event_message, model_inf
 from taolora_ros.feed import Feed
 from taolora_ros.jetson import board_report
 from taolora_ros.live_parameters import LiveParameters
+from taolora_ros.managed_node import ManagedNode
 from taolora_ros.models import Models, said_of
 from taolora_ros.running import Running
 from taolora_ros.shipped import find_model
@@ -37,26 +36,22 @@ from taolora_ros.worker import Worker
 
 OUTPUT = QoSProfile(depth=100)
 UNSTAMPED = '{}: {} has no header: samples are stamped by their arrival, evened out at {:g} Hz'
-SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
-                           TransitionCallbackReturn.ERROR)
 
 
-class TaoloraNode(LifecycleNode):
+class TaoloraNode(ManagedNode):
     """Detects events and anomalies on the streams that its parameters describe.
 
     Raise ValueError with one line that names parameter, value and what is right when a parameter
-    is wrong. ``failure`` is why the last transition failed, None when it did not.
+    is wrong.
     """
 
     def __init__(self, **options):
         super().__init__('taolora', **options)
-        self.failure: Exception | None = None
         self._streams: dict[str, Running] = {}
         self._worker: Worker | None = None
         self._model_info = self._feedback = None
         self._adapting: Adapting | None = None  # until its parameters are declared
         self._reported: dict[str, str] = {}
-        self._quietly = False  # a failed transition is told by whoever asked for it
         self._parameters_live = LiveParameters(self, self._follow_parameters)
         declare = self._parameters_live.declare
         self._values = {p.name: declare(p, p.name, p.default) for p in parameters.NODE}
@@ -75,16 +70,6 @@ class TaoloraNode(LifecycleNode):
     def autostart(self) -> bool:
         """Return whether the node is to be active without being asked."""
         return self._values['autostart']
-
-    def bring_up(self) -> None:
-        """Configure and activate; raise what is in the way."""
-        self._quietly = True
-        try:
-            for trigger in (self.trigger_configure, self.trigger_activate):
-                if trigger() != SUCCESS:
-                    raise self.failure
-        finally:
-            self._quietly = False
 
     def stop(self) -> None:
         """End all threads at once; what was learnt is saved."""
@@ -107,60 +92,10 @@ class TaoloraNode(LifecycleNode):
         self._clock_of_diagnostics = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._publish_diagnostics, clock=self._clock_of_diagnostics)
 
-    # transitions
-
-    def on_configure(self, state) -> TransitionCallbackReturn:
-        """Load the models; FAILURE, and still unconfigured, when one cannot be used."""
-        return self._attempt('configure', self._configure, self._forget)
-
-    def on_activate(self, state) -> TransitionCallbackReturn:
-        """Subscribe and start to decide."""
-        super().on_activate(state)
-        result = self._attempt('activate', self._activate, self._rest)
-        if result != SUCCESS:
-            super().on_deactivate(state)
-        return result
-
-    def on_deactivate(self, state) -> TransitionCallbackReturn:
-        """Unsubscribe, decide what is there, and end all threads."""
-        try:
-            self._rest(finish=True)
-            return super().on_deactivate(state)
-        except Exception as error:
-            return self._failed('deactivate', error, ERROR)
-
-    def on_cleanup(self, state) -> TransitionCallbackReturn:
-        """Let go of the models, and of live parameters as they were set."""
-        self._forget()
-        return SUCCESS
-
-    def on_shutdown(self, state) -> TransitionCallbackReturn:
-        """Let go of everything, from any state."""
-        self._rest()
-        self._forget()
-        return SUCCESS
-
-    def on_error(self, state) -> TransitionCallbackReturn:
-        """Be unconfigured again after something unforeseen."""
-        return self.on_shutdown(state)
-
-    def _attempt(self, what: str, step: Callable[[], None], undo: Callable[[], None]
-                 ) -> TransitionCallbackReturn:
-        try:
-            step()
-        except Exception as error:
-            undo()
-            return self._failed(what, error, FAILURE)
-        self.failure = None
-        return SUCCESS
-
-    def _failed(self, what: str, error: Exception, result) -> TransitionCallbackReturn:
-        self.failure = error
-        if not self._quietly:
-            self.get_logger().error(f'cannot {what}: {error}')
-        return result
+    # what transitions do
 
     def _configure(self) -> None:
+        """Load the models and announce them."""
         models = Models(self._values['engine'], self._values['device'])
         self._adapting = self._nothing_learns()
         self._model_info = self.create_publisher(msg.ModelInfo, '~/model_info', QoSProfile(
@@ -186,6 +121,7 @@ class TaoloraNode(LifecycleNode):
                 self.get_logger().info(line)
 
     def _activate(self) -> None:
+        """Subscribe and start to decide."""
         for stream, running in self._streams.items():
             with said_of(f'{stream}.'):
                 running.subscribe(self)
@@ -217,7 +153,7 @@ class TaoloraNode(LifecycleNode):
         self._follow_parameters()
 
     def _forget(self) -> None:
-        """Undo ``_configure``."""
+        """Let go of the models, and of live parameters as they were set."""
         self._adapting.close()
         self._streams.clear()
         self._parameters_live.forget()

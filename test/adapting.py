@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 
+from taolora_ros.adaptation.head import adapted
 from taolora_ros.adaptation.reference import Reference, head_digest
 from taolora_ros.adaptation.session import Session
 from taolora_ros.adaptation.settings import AdaptationSettings
@@ -16,6 +17,7 @@ WIDTH = 23
 SPEC = dataclasses.replace(ECG_BEATS, network=NetworkSpec(width=WIDTH))
 STEP = 10 ** 9  # ns between two beats
 N, V = 1, 3
+SHIFT = 0.1     # logits: doubtful_shift of a world with a true event
 
 
 class Head:
@@ -102,3 +104,25 @@ class World:
         """Return the share of fresh beats of a kind that are called ventricular."""
         centre = self.odd if kind == 'odd' else self.centres[kind]
         return float(self.called(self.draw(np.repeat(centre[None], count, 0))).mean())
+
+
+def world_with_a_true_event():
+    """Return a world in which one true event was confirmed, and the id of a false one."""
+    world = World(23, doubtful_shift=SHIFT)
+    for _ in range(6):
+        world.beat(N)
+    name, called = world.beat(V)
+    while called != 'veb':
+        name, called = world.beat(V)
+    assert world.tell(name, True).learnt
+    name, called = world.beat('odd')
+    while called != 'veb':
+        name, called = world.beat('odd')
+    return world, name
+
+
+def in_the_engine(world):
+    """Tell whether the engine decides with exactly what the session says."""
+    frozen, delta = world.session._head.frozen, world.session.delta
+    return all((adapted(frozen, delta)[name] == world.engine.weights[name]).all()
+               for name in frozen)

@@ -140,6 +140,12 @@ def _parameters(values):
         f'{TYPES[type(value)]}_value': value})) for name, value in values.items()]
 
 
+def reliable(*topics):
+    """Return arguments that make a node's subscriptions reliable."""
+    return [part for topic in topics for part in (
+        '-p', f'qos_overrides.{topic}.subscription.reliability:=reliable')]
+
+
 def wait_for(condition, timeout):
     """Wait until ``condition()`` is true; fail after ``timeout`` seconds."""
     end = time.monotonic() + timeout

@@ -1,11 +1,9 @@
 """Messages of every kind become the samples they stand for; what cannot be read is counted."""
 
-from types import SimpleNamespace as Fields
-
 import numpy as np
 import pytest
 
-from taolora_ros.conversions import make_converter, nanoseconds
+from taolora_ros.conversions import make_converter
 from taolora_ros.spec import ECG_BEATS, IMU_FALLS
 
 sensor_msgs = pytest.importorskip('sensor_msgs.msg', reason='sensor_msgs is not installed')
@@ -283,42 +281,3 @@ def test_type_or_field_that_cannot_be_read_names_the_alternatives(name, field, r
         make_converter(name, ECG_BEATS, field=field)
     assert reason in str(error.value)
     assert str(error.value).split(':')[0] in ('type', 'field', 'sample_rate')
-
-
-# events and anomalies out
-
-def test_event_keeps_every_figure():
-    from taolora_ros.decode import Event
-    from taolora_ros.event_messages import event_message
-    event = Event(id='ecg-1', label='veb', score=0.75, severity=1, phase=0,
-                  stamp_ns=5 * SECOND + 123, start_ns=5 * SECOND, stop_ns=6 * SECOND,
-                  transient_fraction=0.25, values={'heart_rate_bpm': 71.25})
-    message = event_message(event, 'ecg', 'chest', ECG_BEATS, 0.012)
-    assert nanoseconds(message.header.stamp) == event.stamp_ns
-    assert (message.header.frame_id, message.stream) == ('chest', 'ecg')
-    assert (message.id, message.label, message.severity, message.phase) == ('ecg-1', 'veb', 1, 0)
-    assert (message.score, message.transient_fraction) == (0.75, 0.25)
-    assert nanoseconds(message.start) == event.start_ns and nanoseconds(message.stop) == 6 * SECOND
-    assert (message.model, message.model_version) == ('ecg_beats', ECG_BEATS.version)
-    assert message.latency == 0.012
-    assert [(v.key, v.value) for v in message.values] == [('heart_rate_bpm', '71.25')]
-
-
-def test_anomaly_keeps_every_figure():
-    from taolora_ros.decode import Anomaly
-    from taolora_ros.event_messages import anomaly_message
-    anomaly = Anomaly(stamp_ns=9 * SECOND, start_ns=8 * SECOND, stop_ns=9 * SECOND, score=1.5,
-                      threshold=1.25, is_anomalous=True,
-                      channel_scores={'acc_x': 1.5, 'acc_y': 0.5})
-    message = anomaly_message(anomaly, 'imu', 'imu_link', IMU_FALLS)
-    assert nanoseconds(message.header.stamp) == anomaly.stamp_ns
-    assert (message.score, message.threshold, message.is_anomalous) == (1.5, 1.25, True)
-    assert list(message.channel_names) == ['acc_x', 'acc_y']
-    assert list(message.channel_scores) == [1.5, 0.5]
-
-
-def test_times_a_message_cannot_hold_become_the_nearest():
-    from taolora_ros.event_messages import time_message
-    assert nanoseconds(time_message(-1)) == -1
-    assert nanoseconds(time_message(2**62)) == 2**31 * SECOND - 1
-    assert nanoseconds(Fields(sec=1, nanosec=5)) == SECOND + 5

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from taolora_ros.beat_symbols import AAMI
 from taolora_ros.recordings import (
-    AAMI, Recording, find_files, load_recordings, read_npz, save_ecg, save_imu)
+    Recording, find_files, load_recordings, read_npz, save_ecg, save_imu)
 
 
 def delta(counts):

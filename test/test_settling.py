@@ -5,27 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from adapting import N, V, World
+from adapting import N, SHIFT, V, World, in_the_engine, world_with_a_true_event
 from taolora_ros.adaptation.examples import evidence, log_odds, softmax
 from taolora_ros.adaptation.settler import Settler
 from taolora_ros.adaptation.targets import HEAD
-
-SHIFT = 0.1
-
-
-def world_with_a_true_event():
-    """Return a world in which one true event was confirmed, and the id of a false one."""
-    world = World(23, doubtful_shift=SHIFT)
-    for _ in range(6):
-        world.beat(N)
-    name, called = world.beat(V)
-    while called != 'veb':
-        name, called = world.beat(V)
-    assert world.tell(name, True).learnt
-    name, called = world.beat('odd')
-    while called != 'veb':
-        name, called = world.beat('odd')
-    return world, name
 
 
 def odds(world, x):
@@ -174,14 +157,6 @@ def test_the_thread_goes_on_after_a_failure_and_tells_it(monkeypatch):
     assert settler.flush(60) and heard[1].learnt and settler.close(60)
 
 
-def in_the_engine(world):
-    """Tell whether the engine decides with exactly what the session says."""
-    from taolora_ros.adaptation.head import adapted
-    frozen, delta = world.session._head.frozen, world.session.delta
-    return all((adapted(frozen, delta)[name] == world.engine.weights[name]).all()
-               for name in frozen)
-
-
 def test_consolidating_the_engine_gets_what_was_solved_anew():
     world, name = world_with_a_true_event()
     assert world.tell(name, False).learnt
@@ -239,70 +214,3 @@ def test_what_is_settled_while_disabled_reaches_the_engine_when_enabled():
     assert all((frozen[key] == world.engine.weights[key]).all() for key in frozen)
     world.session.settings = world.session.settings.changed(enabled=True)
     assert world.session.delta.any() and in_the_engine(world)
-
-
-def test_no_more_wait_than_may_be_kept():
-    world, name = world_with_a_true_event()
-    world.session.settings = world.session.settings.changed(replay=2)
-    names = [name]
-    while len(names) < 3:
-        found, called = world.beat('odd')
-        names += [found] if called == 'veb' else []
-    outcomes = [world.session.feedback(one, False) for one in names]
-    assert [outcome.learnt for outcome in outcomes] == [True, True, False]
-    assert 'waiting already' in outcomes[2].reason
-
-
-def test_a_smaller_norm_holds_at_once_and_counts_as_an_update():
-    world, name = world_with_a_true_event()
-    assert world.tell(name, False).learnt
-    world.now += world.session.settings.interval
-    assert world.session.tick() and world.tell(world.beat(V)[0], True).learnt  # both tiers in use
-    before, status = world.session.delta.copy(), world.session.status()
-    most = 0.3 * status['norm']
-    world.session.settings = world.session.settings.changed(max_norm=most / 0.98)
-    after = world.session.status()
-    assert after['norm'] == pytest.approx(most, rel=1e-4) and in_the_engine(world)
-    np.testing.assert_allclose(world.session.delta, 0.3 * before, atol=1e-5)
-    assert after['updates'] == status['updates'] + 1  # the one on the disk is an older one
-    world.session.settings = world.session.settings.changed(max_norm=1.0)
-    assert world.session.status()['updates'] == after['updates']
-
-
-def test_limits_that_change_while_it_is_solved_hold_for_the_solution(monkeypatch):
-    world, name = world_with_a_true_event()
-    solve, most = world.session._learner.solve, 0.3 * world.session.status()['norm']
-
-    def meanwhile(*given):
-        solution = solve(*given)
-        world.session.settings = world.session.settings.changed(max_norm=most)
-        monkeypatch.undo()
-        return solution
-    monkeypatch.setattr(world.session._learner, 'solve', meanwhile)
-    assert world.tell(name, False).learnt
-    assert 0.0 < world.session.status()['norm'] <= most * (1 + 1e-5) and in_the_engine(world)
-
-
-def test_limits_that_change_while_it_is_consolidated_hold(monkeypatch):
-    world, name = world_with_a_true_event()
-    assert world.tell(name, False).learnt
-    solve, most = world.session._learner.solve, 0.3 * world.session.status()['norm']
-
-    def meanwhile(*given):
-        solution = solve(*given)
-        world.session.settings = world.session.settings.changed(max_norm=most)
-        return solution
-    monkeypatch.setattr(world.session._learner, 'solve', meanwhile)
-    world.now += world.session.settings.interval
-    assert world.session.tick() and in_the_engine(world)
-    assert 0.0 < world.session.status()['norm'] <= most * (1 + 1e-5)
-
-
-def test_a_smaller_shift_holds_at_once():
-    world, name = world_with_a_true_event()
-    settled = world.session.delta.copy()
-    world.session.feedback(name, False)
-    assert (world.session.delta != settled).any()
-    world.session.settings = world.session.settings.changed(doubtful_shift=0.0)
-    np.testing.assert_array_equal(world.session.delta, settled)
-    assert in_the_engine(world)

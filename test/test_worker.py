@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from taolora_ros.conversions import Converter
+from taolora_ros.converter import Converter
 from taolora_ros.detector import Detector, Settings
 from taolora_ros.engine.interface import Scores
 from taolora_ros.features import feature_names

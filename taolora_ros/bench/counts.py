@@ -56,9 +56,7 @@ def count_window(model: Model, engine: str) -> Counts:
         'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
     between['streams'] = layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
     between['fp16'] = layers // 2
-    launches = {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
-                'streams': 2 + blocks + 3 * len(linears),
-                'fp16': 2 + blocks * 7 + 5 * len(linears)}[engine]
+    launches = _launches(blocks, len(linears))[engine]
     tiles = -(-tokens // TILE)
     programs = tiles if engine in ('mega', 'stages') else tiles * 3 * width // 32
     in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
@@ -69,3 +67,9 @@ def count_window(model: Model, engine: str) -> Counts:
     return Counts(matrix // 2 + 2 * lora + 4 * small + scales, in_and_out, between[engine],
                   2 * tokens * matrix,
                   2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
+
+
+def _launches(blocks: int, products: int) -> dict[str, int]:
+    """Return how many kernels each way launches for a network."""
+    return {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
+            'streams': 2 + blocks + 3 * products, 'fp16': 2 + blocks * 7 + 5 * products}

@@ -182,8 +182,8 @@ def table(result: dict) -> Table:
     """Return the figures as a table, also as multiples of ours with a quarter of the gate open."""
     shown = Table(title=f'One window of {result["model"]}, one core',
                   caption=f'{result["machine"]}, torch {result["torch"]}; load {result["load"][0]} '
-                          f'before, {result["load"][1]} after; medians of {result["rounds"]} rounds '
-                          f'of {result["windows"]} windows; native: compiled '
+                          f'before, {result["load"][1]} after; medians of {result["rounds"]} '
+                          f'rounds of {result["windows"]} windows; native: compiled '
                           f'in {result["compile_s"]:.1f} s, once')
     for name in ('', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'start, s'):
         shown.add_column(name, justify='right' if name else 'left')

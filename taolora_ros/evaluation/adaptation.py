@@ -93,13 +93,20 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
         raise ValueError(f'{data}: no annotated recording without added noise or pacing'
                          + (f' of {", ".join(sorted(only))}' if only else '')
                          + (' that one of the models left out' if len(candidates) > 1 else ''))
+    return {**_figures(sites, trained), 'sites': sites, 'models': models, 'data': str(data)}
+
+
+def _figures(sites: list[dict], trained: bool) -> dict:
+    """Return the figures over sites, apart from those that constants were chosen on.
+
+    Where there are no others, theirs; ``trained`` says whether the model was trained on them.
+    """
     chosen = [site for site in sites if CHOSEN_ON & set(site['subjects'])]
     fresh = [site for site in sites if not CHOSEN_ON & set(site['subjects'])]
     return {**summarise(fresh or chosen), 'feedbacks': FEEDBACKS,
             'constants_chosen_on_these': not fresh, 'trained_on_these': trained,
             'chosen_on': summarise(chosen) if chosen and fresh else None,
-            'all': summarise(sites) if chosen and fresh else None,
-            'sites': sites, 'models': models, 'data': str(data)}
+            'all': summarise(sites) if chosen and fresh else None}
 
 
 class _Job:

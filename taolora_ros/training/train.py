@@ -53,9 +53,7 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     for block in network.blocks:
         block.dropout.p = options.dropout
     average = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(_groups(network, options.weight_decay),
-                                  lr=options.learning_rate, betas=(0.9, 0.98),
-                                  fused=device.type == 'cuda')  # on a GPU launches are what costs
+    optimizer = _optimizer(network, options, device)
     sampler = WindowSampler(spec, corpus, device, generator)
     share, parallel = ranks.share(options.batch), ranks.parallel(network)
     if ranks.count > 1:
@@ -102,10 +100,15 @@ def task_loss(network: TaoNetwork, batch: Batch, logits: Tensor, offset: Tensor,
     return loss + options.rebuild_weight * rebuilding
 
 
-def _groups(network: TaoNetwork, decay: float) -> list[dict]:
+def _optimizer(network: TaoNetwork, options: TrainOptions, device: torch.device
+               ) -> torch.optim.AdamW:
+    """Return AdamW for ``network``; only what has two dimensions or more decays."""
     matrices = [p for p in network.parameters() if p.ndim >= 2]
     vectors = [p for p in network.parameters() if p.ndim < 2]
-    return [{'params': matrices, 'weight_decay': decay}, {'params': vectors, 'weight_decay': 0.0}]
+    return torch.optim.AdamW([{'params': matrices, 'weight_decay': options.weight_decay},
+                              {'params': vectors, 'weight_decay': 0.0}],
+                             lr=options.learning_rate, betas=(0.9, 0.98),
+                             fused=device.type == 'cuda')  # on a GPU launches are what costs
 
 
 def _schedule(step: int, options: TrainOptions) -> float:

@@ -75,12 +75,8 @@ def tune(quantized: TaoNetwork, network: TaoNetwork, sampler: WindowSampler, opt
         if step % 50 == 0 or step == options.steps - 1:
             report(step, loss.item())
     _fasten(layers.values())
-    coded = {id(t) for m in layers.values() if m.lora_bits < 16 for t in (m.lora_a, m.lora_b)}
-    with torch.no_grad():
-        for tensor in [*quantized.parameters(), *scales]:
-            tensor.requires_grad_(False)
-            if id(tensor) not in coded:
-                tensor.copy_(tensor.half().float())  # as model files keep them
+    coded = [t for m in layers.values() if m.lora_bits < 16 for t in (m.lora_a, m.lora_b)]
+    _freeze([*quantized.parameters(), *scales], coded)
 
 
 class _Codes(torch.nn.Module):
@@ -138,6 +134,16 @@ def _fasten(layers: Iterable[TaoLinear]) -> None:
             with torch.no_grad():
                 for name in list(layer.parametrizations):
                     parametrize.remove_parametrizations(layer, name)
+
+
+def _freeze(tensors: Iterable[Tensor], coded: Iterable[Tensor]) -> None:
+    """End training with ``tensors`` as model files keep them: in 16 bits, but for ``coded``."""
+    coded = {id(tensor) for tensor in coded}
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.requires_grad_(False)
+            if id(tensor) not in coded:
+                tensor.copy_(tensor.half().float())
 
 
 def _schedule(step: int, options: TuneOptions) -> float:
