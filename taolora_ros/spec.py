@@ -108,10 +108,10 @@ IMU_FALLS = ModelSpec(
                   floor=0.05))
 
 ECG_BEATS = ModelSpec(
-    name='ecg_beats', version='4', kind='ecg', labels=('beat', 'veb'),
+    name='ecg_beats', version='5', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
     rate=125.0, patch=16, tokens=64, hop=0.256, delay=0.96, refractory=0.19,
-    bias=(0.0, -0.85),
+    bias=(1.5, -0.85),
     gate=GateSpec(variance=22.0, curvature=120.0, hf_energy=120.0, cutoff=10.0, dilation=0,
                   floor=0.01))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kept import count, load, percent, seeds, spread, table
 
 NOTABLE = 10   # wrong VEB decisions from which a record is listed
@@ -76,7 +78,7 @@ def _gain(one: dict) -> float:
 
 def by_seed() -> list[list[str]]:
     """Return ECG figures, mean and range over seeds: without teachers, and of what ships."""
-    alone, taught = seeds(f'{ECG}_seed'), [load(ECG), *seeds(f'{ECG}_taught')]
+    alone, taught = seeds(f'{ECG}_seed'), seeds(f'{ECG}_taught')
     rows = [[f'ECG, {len(alone)} seeds', 'FP32', 'INT4', 'INT4 with teachers']]
     for key, name in BEATS.items():
         parts = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %'}
@@ -93,6 +95,23 @@ def by_seed() -> list[list[str]]:
     return rows + [['VEB F1, points more than FP32', '-',
                     *(spread([_gain(one) for one in group], '{:+.2f}'.format)
                       for group in (alone, taught))]]
+
+
+def by_bias() -> list[list[str]]:
+    """Return what the operating point of heart beats decides."""
+    told = load('operating_point_ecg')
+    heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
+    rows = [['ECG, score 0.5 at a probability of', *heads, '150 ms, FP32: Se %', 'PPV %']]
+    for int4, fp32 in zip(told['int4']['biases'], told['fp32']['biases']):
+        rows.append([f'{1 / (1 + math.exp(int4["bias"])):.2f}', *_parts(int4, *BEATS),
+                     *_parts(fp32, 'beat')])
+    return [*rows, ['chosen without the record',
+                    *_parts(told['int4']['chosen_without'], *BEATS),
+                    *_parts(told['fp32']['chosen_without'], 'beat')]]
+
+
+def _parts(figures: dict, *keys: str) -> list[str]:
+    return [percent(figures[key][part]) for key in keys for part in ('se', 'ppv')]
 
 
 def by_record() -> list[list[str]]:
