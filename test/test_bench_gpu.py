@@ -1,4 +1,4 @@
-"""The bench of a GPU: what it says without one, its tables, and the network it compares with."""
+"""The bench of a GPU: what it says without one, its tables, and how it copes with trouble."""
 
 import json
 import os
@@ -12,12 +12,9 @@ from rich.console import Console
 
 from taolora_ros.bench import gpu, gpu_layers, gpu_networks
 from taolora_ros.bench.isolated import Isolated
-from taolora_ros.bench.peers import LAYER_PEERS, HalfNetwork
+from taolora_ros.bench.peers import LAYER_PEERS
 from taolora_ros.bench.timing import device_quantiles, host_us
 from taolora_ros.cli import main
-from taolora_ros.engine.reference import ReferenceEngine
-from taolora_ros.model_file import load_model
-from taolora_ros.shipped import find_model
 from conftest import ROOT
 
 RESULT = {
@@ -90,20 +87,8 @@ def test_a_layer_is_the_same_in_every_shape(kernels):
     for shape in shapes:
         out = torch.full((m, k), torch.nan, device=kernels)
         gpu_layers.our_layer(shape, x.to(kernels), weights, gate.to(kernels), out)()
-        assert float((out.cpu() - wanted).norm() / wanted.norm()) < 1e-5
-
-
-@pytest.mark.parametrize('name', ['ecg_beats', 'imu_falls'])
-def test_the_network_in_half_precision_is_the_same_network(name):
-    model = load_model(find_model(name))
-    windows, gates = gpu_networks.given(model, 3)
-    probability, offset, anomaly = HalfNetwork(model, 'cpu', torch.float32)(
-        torch.as_tensor(windows), torch.as_tensor(gates))
-    wanted = ReferenceEngine(model, 'cpu').run(windows, gates)
-    # It does not round activations: no more than that is different.
-    assert np.abs(probability.numpy() - wanted.probability).mean() < 0.03
-    assert np.corrcoef(anomaly.numpy().ravel(), wanted.anomaly.ravel())[0, 1] > 0.99
-    assert np.abs(offset.numpy() - wanted.offset).mean() < 0.1
+        # a number of U may round to another float16
+        assert float((out.cpu() - wanted).norm() / wanted.norm()) < 2e-4
 
 
 @pytest.mark.parametrize('kernels', [1, 2])
