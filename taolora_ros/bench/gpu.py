@@ -139,7 +139,7 @@ def said(row: dict) -> str:
     if 'note' in row:
         return f'{what}, {row["way"]}: {row["note"]}'
     figures = ', '.join(f'{key.removesuffix("_us")} {row[key]:.1f} µs' for key in (
-        'p50_us', 'p99_us', 'device_us', 'jitter_us') if key in row)
+        'p50_us', 'p99_us', 'device_us', 'jitter_us', 'device_jitter_us') if key in row)
     return f'{what}, {row["way"]}: {figures}'
 
 
@@ -190,18 +190,20 @@ def network_table(rows: list[dict]) -> Table:
     shown = Table(title='Networks: µs a call, host to host')
     for name in ('model', 'batch', 'way'):
         shown.add_column(name)
-    for name in ('p50', 'p99', 'device', 'times faster', 'jitter', 'peak MB'):
+    for name in ('p50', 'p99', 'device', 'p99', 'times faster', 'jitter', 'on the device',
+                 'peak MB'):
         shown.add_column(name, justify='right')
     for row in sorted(rows, key=lambda row: (row['model'], row.get('batch', 0))):
         batch = str(row.get('batch', ''))
         if 'note' in row:
-            shown.add_row(row['model'], batch, row['way'], row['note'], *[''] * 5)
+            shown.add_row(row['model'], batch, row['way'], row['note'], *[''] * 7)
             continue
         peer = peers.get((row['model'], row['batch']))
         shown.add_row(
             row['model'], batch, row['way'], number(row['p50_us']), number(row['p99_us']),
-            number(row.get('device_us')), number(peer and peer['p50_us'] / row['p50_us'], 2),
-            number(row.get('jitter_us')), number(row['peak_bytes'] / 1e6))
+            number(row.get('device_us')), number(row.get('device_p99_us')),
+            number(peer and peer['p50_us'] / row['p50_us'], 2), number(row.get('jitter_us')),
+            number(row.get('device_jitter_us')), number(row['peak_bytes'] / 1e6))
     return shown
 
 
