@@ -38,7 +38,7 @@ def test_without_a_gpu_nothing_is_measured(capsys):
     assert 'finds no CUDA device' in capsys.readouterr().err
 
 
-def test_only_the_ways_named_are_measured(capsys):
+def test_only_the_ways_named_are_measured():
     found = gpu_layers.cases((128, 256), (1,), (8, 16))
     assert [case['way'] for case in found[-2:]] == [gpu_layers.SLOW] * 2  # last, rank 16 alone
     cases = {'layers': found, 'networks': gpu_networks.cases((1,))}
@@ -46,8 +46,29 @@ def test_only_the_ways_named_are_measured(capsys):
     assert [(case['size'], case['rank']) for case in got['layers']] == [
         (128, 16), (256, 16), (128, 8), (256, 8)]
     assert list(got) == ['layers'] and gpu.chosen(cases, tuple(cases), ()) == cases
-    assert main(['bench', 'gpu', '--way', 'fast']) == 2
-    assert "--way: 'fast' is not one of fp16 + LoRA, CUDA graph, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('part, way, wrong', [
+    ([], 'fast', "'fast' is none of networks and layers: 'fp16 + LoRA, CUDA graph', 'mega', "),
+    (['--part', 'layers'], 'mega', "'mega' is none of layers: 'fp16', 'fp16 + LoRA', "),
+    (['--part', 'networks'], 'fp16', "'fp16' is none of networks: 'fp16 + LoRA, CUDA graph', ")])
+def test_ways_that_would_measure_nothing_are_refused(capsys, part, way, wrong):
+    assert main(['bench', 'gpu', *part, '--way', way]) == 2
+    assert f'--way: {wrong}' in ' '.join(capsys.readouterr().err.split())
+
+
+def test_figures_say_what_made_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: SimpleNamespace(
+        name='Some GPU', major=9, minor=0, multi_processor_count=8))
+    monkeypatch.setattr(gpu, 'compile_all', lambda *told: {})
+    monkeypatch.setattr(gpu, 'run_case', lambda *told: [])
+    monkeypatch.setattr(gpu, 'run_all', lambda *told: [])
+    told = gpu.measure(7.0, ('networks',), (128,), (1,), (8,), (1, 2), ('mega',), None)
+    origin = told['provenance']
+    assert origin['arguments'] == {'seconds': 7.0, 'part': ('networks',), 'size': (128,),
+                                   'rows': (1,), 'rank': (8,), 'batch': (1, 2), 'way': ('mega',)}
+    assert origin['driver'] and 'cores' in origin['machine'] and origin['gpu'] == 'Some GPU'
 
 
 def test_tables_compare_with_the_peer_of_the_same_case():

@@ -166,9 +166,6 @@ def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
         if what:
             print(what, file=sys.stderr, flush=True)
 
-    for way in args.way or ():
-        if way not in gpu.all_ways():
-            raise ValueError(f'--way: {way!r} is not one of {", ".join(gpu.all_ways())}')
     result = gpu.measure(args.seconds, tuple(args.part or gpu.PARTS),
                          tuple(args.size or gpu_layers.SIZES), tuple(args.rows or gpu_layers.ROWS),
                          tuple(args.rank or gpu_layers.RANKS),
