@@ -106,7 +106,7 @@ def _add_compile(bench: argparse.ArgumentParser) -> None:
                        help='only kernels of this one; may be repeated; alone: those of none')
     bench.add_argument('--model', action='append', help='only for this one; may be repeated')
     bench.add_argument('--batch', action='append', type=_streams,
-                       help='windows at once; may be repeated; default: 1 and 64')
+                       help='windows at once; may be repeated; default: 1, 4 and 64')
 
 
 def _add_orin(bench: argparse.ArgumentParser) -> None:
