@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from taolora_ros.bench import compile as compiling
 from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.cross_compile import TARGETS, Compiled, check_fit, read_cubin
 from taolora_ros.bench.orin import project
 from taolora_ros.cli import main
+from taolora_ros.engine.gpu import GPU_ENGINES
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
@@ -46,6 +48,21 @@ def test_kernels_compile_and_fit(tmp_path, target, engine, families):
         assert 8 < kernel['registers'] <= 255
         assert 0 <= kernel['shared_bytes'] <= TARGETS[target].shared_bytes
         assert kernel['spills'] >= 0 and kernel['instructions'] > 30
+
+
+@pytest.mark.parametrize('target', TARGETS)
+@pytest.mark.parametrize('engine', GPU_ENGINES)
+def test_all_that_an_engine_may_launch_is_compiled(monkeypatch, target, engine):
+    pytest.importorskip('triton')
+    model = load_model(find_model('ecg_beats'))
+
+    def configurations(batches):
+        return {compiling.configuration(launch)
+                for launch in compiling.launches(engine, model, target, batches)}
+
+    assert configurations((1,))  # what is imported by now is for the interpreter, for other tests
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # launches are made, not run
+    assert configurations(compiling.BATCHES) == configurations((1, 2, 4, 8, 16, 32, 64))
 
 
 WIDER = '''

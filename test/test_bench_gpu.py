@@ -1,23 +1,18 @@
-"""The bench of a GPU: what it says without one, its tables, and the network it compares with."""
+"""The bench of a GPU: what it says without one, its tables, and how it copes with trouble."""
 
 import json
 import os
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from taolora_ros.bench import gpu, gpu_layers, gpu_networks
 from taolora_ros.bench.isolated import Isolated
-from taolora_ros.bench.peers import LAYER_PEERS, HalfNetwork
-from taolora_ros.bench.timing import device_quantiles, host_us
+from taolora_ros.bench.peers import LAYER_PEERS
 from taolora_ros.cli import main
-from taolora_ros.engine.reference import ReferenceEngine
-from taolora_ros.model_file import load_model
-from taolora_ros.shipped import find_model
 from conftest import ROOT
 
 RESULT = {
@@ -27,7 +22,8 @@ RESULT = {
         {'model': 'm', 'way': gpu_networks.PEERS[0], 'batch': 1, 'p50_us': 200.0, 'p99_us': 210.0,
          'device_us': 190.0, 'peak_bytes': 5_000_000},
         {'model': 'm', 'way': 'mega', 'batch': 1, 'p50_us': 40.0, 'p99_us': 44.0,
-         'device_us': 30.0, 'jitter_us': 1.25, 'peak_bytes': 1_000_000},
+         'device_us': 30.0, 'device_p99_us': 31.5, 'jitter_us': 1.25, 'device_jitter_us': 0.31,
+         'peak_bytes': 1_000_000},
         {'model': 'm', 'way': 'fused', 'note': 'failed: no reason'}],
     'layers': [
         {'size': 128, 'rows': 1, 'rank': 8, 'way': 'fp16 + LoRA', 'device_us': 8.0},
@@ -42,7 +38,7 @@ def test_without_a_gpu_nothing_is_measured(capsys):
     assert 'finds no CUDA device' in capsys.readouterr().err
 
 
-def test_only_the_ways_named_are_measured(capsys):
+def test_only_the_ways_named_are_measured():
     found = gpu_layers.cases((128, 256), (1,), (8, 16))
     assert [case['way'] for case in found[-2:]] == [gpu_layers.SLOW] * 2  # last, rank 16 alone
     cases = {'layers': found, 'networks': gpu_networks.cases((1,))}
@@ -50,8 +46,29 @@ def test_only_the_ways_named_are_measured(capsys):
     assert [(case['size'], case['rank']) for case in got['layers']] == [
         (128, 16), (256, 16), (128, 8), (256, 8)]
     assert list(got) == ['layers'] and gpu.chosen(cases, tuple(cases), ()) == cases
-    assert main(['bench', 'gpu', '--way', 'fast']) == 2
-    assert "--way: 'fast' is not one of fp16 + LoRA, CUDA graph, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('part, way, wrong', [
+    ([], 'fast', "'fast' is none of networks and layers: 'fp16 + LoRA, CUDA graph', 'mega', "),
+    (['--part', 'layers'], 'mega', "'mega' is none of layers: 'fp16', 'fp16 + LoRA', "),
+    (['--part', 'networks'], 'fp16', "'fp16' is none of networks: 'fp16 + LoRA, CUDA graph', ")])
+def test_ways_that_would_measure_nothing_are_refused(capsys, part, way, wrong):
+    assert main(['bench', 'gpu', *part, '--way', way]) == 2
+    assert f'--way: {wrong}' in ' '.join(capsys.readouterr().err.split())
+
+
+def test_figures_say_what_made_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: SimpleNamespace(
+        name='Some GPU', major=9, minor=0, multi_processor_count=8))
+    monkeypatch.setattr(gpu, 'compile_all', lambda *told: {})
+    monkeypatch.setattr(gpu, 'run_case', lambda *told: [])
+    monkeypatch.setattr(gpu, 'run_all', lambda *told: [])
+    told = gpu.measure(7.0, ('networks',), (128,), (1,), (8,), (1, 2), ('mega',), None)
+    origin = told['provenance']
+    assert origin['arguments'] == {'seconds': 7.0, 'part': ('networks',), 'size': (128,),
+                                   'rows': (1,), 'rank': (8,), 'batch': (1, 2), 'way': ('mega',)}
+    assert origin['driver'] and 'cores' in origin['machine'] and origin['gpu'] == 'Some GPU'
 
 
 def test_tables_compare_with_the_peer_of_the_same_case():
@@ -61,6 +78,7 @@ def test_tables_compare_with_the_peer_of_the_same_case():
     rows = {way: next(line for line in lines if f' {way} ' in line)
             for way in ('mega', 'fused', 'other', gpu_layers.OURS)}
     assert ' 5.00 ' in rows['mega'] and ' 1.2 ' in rows['mega']  # times faster, jitter
+    assert ' 31.5 ' in rows['mega'] and ' 0.3 ' in rows['mega']  # of the device
     assert 'failed: no reason' in rows['fused']
     assert 'not installed (other)' in rows['other']
     assert ' 3.20 ' in rows[gpu_layers.OURS]
@@ -90,20 +108,8 @@ def test_a_layer_is_the_same_in_every_shape(kernels):
     for shape in shapes:
         out = torch.full((m, k), torch.nan, device=kernels)
         gpu_layers.our_layer(shape, x.to(kernels), weights, gate.to(kernels), out)()
-        assert float((out.cpu() - wanted).norm() / wanted.norm()) < 1e-5
-
-
-@pytest.mark.parametrize('name', ['ecg_beats', 'imu_falls'])
-def test_the_network_in_half_precision_is_the_same_network(name):
-    model = load_model(find_model(name))
-    windows, gates = gpu_networks.given(model, 3)
-    probability, offset, anomaly = HalfNetwork(model, 'cpu', torch.float32)(
-        torch.as_tensor(windows), torch.as_tensor(gates))
-    wanted = ReferenceEngine(model, 'cpu').run(windows, gates)
-    # It does not round activations: no more than that is different.
-    assert np.abs(probability.numpy() - wanted.probability).mean() < 0.03
-    assert np.corrcoef(anomaly.numpy().ravel(), wanted.anomaly.ravel())[0, 1] > 0.99
-    assert np.abs(offset.numpy() - wanted.offset).mean() < 0.1
+        # a number of U may round to another float16
+        assert float((out.cpu() - wanted).norm() / wanted.norm()) < 2e-4
 
 
 @pytest.mark.parametrize('kernels', [1, 2])
@@ -140,12 +146,6 @@ def test_peers_that_are_missing_or_fail_say_so():
 
     assert gpu_layers.attempt(missing) == {'note': 'not installed (no_such_package)'}
     assert gpu_layers.attempt(lambda: 1 / 0)['note'].startswith('failed: ZeroDivisionError')
-
-
-def test_times_are_those_of_the_work():
-    times = host_us(lambda: sum(range(100)), 50)
-    assert 0 < times['p50_us'] <= times['p99_us']
-    assert device_quantiles(np.arange(101.0)) == {'device_us': 50.0, 'device_p99_us': 99.0}
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_what_is_known_is_kept_whole(tmp_path):
 def test_a_row_is_said_in_a_line():
     lines = [gpu.said(row) for row in (*RESULT['networks'], *RESULT['layers'])]
     assert lines[1] == ('model m, batch 1, mega: p50 40.0 µs, p99 44.0 µs, device 30.0 µs, '
-                        'jitter 1.2 µs')
+                        'jitter 1.2 µs, device_jitter 0.3 µs')
     assert lines[2] == 'model m, fused: failed: no reason'
     assert lines[3] == 'size 128, rows 1, rank 8, fp16 + LoRA: device 8.0 µs'
 

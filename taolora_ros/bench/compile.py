@@ -10,7 +10,7 @@ from taolora_ros.model_file import load_model
 from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
-BATCHES = (1, 64)  # windows: the shapes of tiles depend on how many there are
+BATCHES = (1, 4, 64)  # windows: tiles of others have the same shapes
 COLUMNS = ('configurations', 'warps', 'registers', 'spills', 'shared bytes', 'instructions')
 ALONE = 'alone'    # stands for kernels that no engine uses
 LARGE = 4096       # K = N of a large layer
@@ -59,6 +59,12 @@ def single(steps) -> list:
         (*step.here, *step.beside) if isinstance(step, Fork) else (step,))]
 
 
+def configuration(launch) -> tuple:
+    """Return what tells a kernel that is compiled from others."""
+    return (launch.name, tuple(launch.constants.items()), launch.warps, launch.stages,
+            tuple(launch.signature().items()), tuple(launch.aligned()))
+
+
 def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
             batches: tuple[int, ...], report) -> dict:
     """Compile each configuration once; return what the kernels take.
@@ -84,9 +90,7 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
         model = load_model(find_model(name))
         for engine in engines:
             for launch in launches(engine, model, target, batches):
-                key = (launch.name, tuple(launch.constants.items()), launch.warps,
-                       launch.stages, tuple(launch.signature().items()), tuple(launch.aligned()))
-                uses = todo.setdefault(key, (launch, []))[1]
+                uses = todo.setdefault(configuration(launch), (launch, []))[1]
                 if f'{engine} {name}' not in uses:
                     uses.append(f'{engine} {name}')
     kernels = []

@@ -56,7 +56,7 @@ def count_window(model: Model, engine: str) -> Counts:
         'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
     between['streams'] = layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
     between['fp16'] = layers // 2
-    launches = _launches(blocks, len(linears))[engine]
+    launches = _launches(spec.network.blocks, len(linears))[engine]
     tiles = -(-tokens // TILE)
     programs = tiles if engine in ('mega', 'stages') else tiles * 3 * width // 32
     in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
@@ -69,7 +69,15 @@ def count_window(model: Model, engine: str) -> Counts:
                   2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
 
 
-def _launches(blocks: int, products: int) -> dict[str, int]:
-    """Return how many kernels each way launches for a network."""
-    return {'mega': 1, 'stages': blocks + 1, 'fused': 2 + 5 * blocks,
-            'streams': 2 + blocks + 3 * products, 'fp16': 2 + blocks * 7 + 5 * products}
+def _launches(blocks: tuple[str, ...], products: int) -> dict[str, int]:
+    """Return how many kernels each way launches for a network; fp16: operators of peers.py.
+
+    Those are four a product; in a block two norms, two sums and a GELU; three a convolution (whose
+    operator may take more than one kernel) and four an attention; two in front, and ten from the
+    last norm to the scores.
+    """
+    mixers = sum(4 if kind == 'attention' else 3 for kind in blocks)
+    count = len(blocks)
+    return {'mega': 1, 'stages': count + 1, 'fused': 2 + 5 * count,
+            'streams': 2 + count + 3 * products,
+            'fp16': 2 + 4 * products + 5 * count + mixers + 10}

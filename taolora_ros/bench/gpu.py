@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from rich.console import Group
 from rich.table import Table
 
 from taolora_ros.bench.isolated import Isolated, Lost
+from taolora_ros.bench.processes import machine
 from taolora_ros.origin import commit
 
 PARTS = ('networks', 'layers')
@@ -35,6 +37,7 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
 
     ``ways``: only these, none for all. ``keep`` is given what is known after each row.
     """
+    check_ways(ways, parts)
     import torch
     if not torch.cuda.is_available():
         raise ValueError('torch finds no CUDA device: nothing can be measured here')
@@ -45,7 +48,9 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
     todo = chosen({'networks': gpu_networks.to_compile(batches),
                    'layers': gpu_layers.to_compile(sizes, rows)}, parts, ways)
     result = {'what': 'one run of taolora bench gpu; medians, microseconds',
-              'provenance': provenance(), **{part: [] for part in parts}}
+              'provenance': {**provenance(), 'arguments': {
+                  'seconds': seconds, 'part': parts, 'size': sizes, 'rows': rows, 'rank': ranks,
+                  'batch': batches, 'way': ways or 'all'}}, **{part: [] for part in parts}}
     result['compiling'] = compile_all([case for part in parts for case in todo[part]],
                                       seconds * COMPILE_SHARE, report)
     with Isolated('-m', WORKER) as worker:
@@ -70,10 +75,15 @@ def chosen(cases: dict[str, list[dict]], parts, ways) -> dict[str, list[dict]]:
             for part in parts}
 
 
-def all_ways() -> tuple[str, ...]:
-    """Return the names of all ways that layers and networks are run in."""
+def check_ways(ways, parts) -> None:
+    """Raise ValueError for a way that none of the parts has: nothing would be measured."""
     from taolora_ros.bench import gpu_layers, gpu_networks
-    return (*gpu_networks.WAYS, *gpu_layers.WAYS)
+    there = {'networks': gpu_networks.WAYS, 'layers': gpu_layers.WAYS}
+    known = [way for part in parts for way in there[part]]
+    for way in ways:
+        if way not in known:
+            raise ValueError(f'--way: {way!r} is none of {" and ".join(parts)}: '
+                             f'{", ".join(map(repr, known))}')
 
 
 def compile_all(cases: list[dict], seconds: float, report) -> dict:
@@ -139,7 +149,7 @@ def said(row: dict) -> str:
     if 'note' in row:
         return f'{what}, {row["way"]}: {row["note"]}'
     figures = ', '.join(f'{key.removesuffix("_us")} {row[key]:.1f} µs' for key in (
-        'p50_us', 'p99_us', 'device_us', 'jitter_us') if key in row)
+        'p50_us', 'p99_us', 'device_us', 'jitter_us', 'device_jitter_us') if key in row)
     return f'{what}, {row["way"]}: {figures}'
 
 
@@ -153,7 +163,7 @@ def write(path: str | None, result: dict) -> None:
 
 
 def provenance() -> dict:
-    """Return what made the figures: GPU, driver's CUDA, versions, commit."""
+    """Return what made the figures: GPU, driver, CPU, versions, commit."""
     import torch
     device = torch.cuda.get_device_properties(0)
     versions = {}
@@ -164,8 +174,18 @@ def provenance() -> dict:
             versions[name] = 'not installed'
     return {'gpu': device.name, 'capability': f'{device.major}.{device.minor}',
             'multiprocessors': device.multi_processor_count, 'cuda': torch.version.cuda,
-            'python': platform.python_version(), 'commit': commit(),
-            **versions}
+            'driver': driver(), 'machine': machine(), 'python': platform.python_version(),
+            'commit': commit(), **versions}
+
+
+def driver() -> str:
+    """Return the version of the GPU's driver, or why it is not known."""
+    asked = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        return told.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        return f'unknown ({type(error).__name__} of nvidia-smi)'
 
 
 def table(result: dict) -> Group:
@@ -190,18 +210,20 @@ def network_table(rows: list[dict]) -> Table:
     shown = Table(title='Networks: µs a call, host to host')
     for name in ('model', 'batch', 'way'):
         shown.add_column(name)
-    for name in ('p50', 'p99', 'device', 'times faster', 'jitter', 'peak MB'):
+    for name in ('p50', 'p99', 'device', 'p99', 'times faster', 'jitter', 'on the device',
+                 'peak MB'):
         shown.add_column(name, justify='right')
     for row in sorted(rows, key=lambda row: (row['model'], row.get('batch', 0))):
         batch = str(row.get('batch', ''))
         if 'note' in row:
-            shown.add_row(row['model'], batch, row['way'], row['note'], *[''] * 5)
+            shown.add_row(row['model'], batch, row['way'], row['note'], *[''] * 7)
             continue
         peer = peers.get((row['model'], row['batch']))
         shown.add_row(
             row['model'], batch, row['way'], number(row['p50_us']), number(row['p99_us']),
-            number(row.get('device_us')), number(peer and peer['p50_us'] / row['p50_us'], 2),
-            number(row.get('jitter_us')), number(row['peak_bytes'] / 1e6))
+            number(row.get('device_us')), number(row.get('device_p99_us')),
+            number(peer and peer['p50_us'] / row['p50_us'], 2), number(row.get('jitter_us')),
+            number(row.get('device_jitter_us')), number(row['peak_bytes'] / 1e6))
     return shown
 
 

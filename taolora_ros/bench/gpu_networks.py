@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
+from taolora_ros.bench.compile import single
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.peers import HalfNetwork
-from taolora_ros.bench.timing import device_quantiles, device_times, graphed, host_us
+from taolora_ros.bench.timing import graph_times, graphed, host_us, single_times
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import MODELS, find_model
@@ -29,8 +32,9 @@ VARIANTS = {
     'mega, nothing fetched': ('mega', {'zero_copy': True}),
     'mega, 4 warps': ('mega', {'warps': 4}),
     'mega, a launch a stage': ('mega', {'persistent': False})}
-PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead')
-WAYS = (PEERS[0], *PLAIN, *VARIANTS, PEERS[1], 'reference')  # what matters most first
+JOINED = 'fp16, W and A in one product, CUDA graph'  # the first peer, its LoRA fused so far
+PEERS = ('fp16 + LoRA, CUDA graph', 'torch.compile reduce-overhead', JOINED)
+WAYS = (PEERS[0], *PLAIN, JOINED, *VARIANTS, PEERS[1], 'reference')  # what matters most first
 
 
 def cases(batches) -> list[dict]:
@@ -48,14 +52,13 @@ def to_compile(batches) -> list[dict]:
 
 def compile_case(case: dict) -> None:
     """Compile what a way launches, without launching it."""
-    from taolora_ros.bench.compile import single
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import EARLY, make_buffers, on_device
     from taolora_ros.kernels.launch import can_overlap
     model, way = load_model(find_model(case['model'])), case['way']
     if way in PEERS:
-        for _ in peer_rows(model, way, case['batches'], calls=3):
-            pass
+        for batch in case['batches']:
+            peer_row(model, way, batch, calls=3)
         return
     name, options = {**PLAIN, **VARIANTS}[way]
     fetches = not options.get('zero_copy')
@@ -73,9 +76,10 @@ def compile_case(case: dict) -> None:
 
 
 def rows(case: dict) -> Iterator[dict]:
-    """Yield a row for each batch of one way to run one network."""
-    model, way = load_model(find_model(case['model'])), case['way']
-    return (peer_rows if way in PEERS else engine_rows)(model, way, case['batches'])
+    """Yield a row for each batch of one way to run one network, which is made anew for each."""
+    measure = peer_row if case['way'] in PEERS else engine_row
+    for batch in case['batches']:
+        yield measure(load_model(find_model(case['model'])), case['way'], batch)
 
 
 def given(model: Model, batch: int, share: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
@@ -85,26 +89,24 @@ def given(model: Model, batch: int, share: float = 0.25) -> tuple[np.ndarray, np
     return windows, rng.random((batch, model.spec.tokens)) < share
 
 
-def engine_rows(model: Model, way: str, batches) -> Iterator[dict]:
+def engine_row(model: Model, way: str, batch: int) -> dict:
     """Measure one of our engines."""
     from taolora_ros.engine.gpu import make_gpu_engine
     before = start_memory()
+    windows, gates = given(model, batch)
     if way == 'reference':
-        engine, name = ReferenceEngine(model, 'cuda'), 'reference'
+        engine = ReferenceEngine(model, 'cuda')
+        row = host_us(lambda: engine.run(windows, gates), 200)
     else:
         name, options = {**PLAIN, **VARIANTS}[way]
         engine = make_gpu_engine(name, model, 'cuda', **options)
-    for batch in batches:
-        windows, gates = given(model, batch)
-        row = {'batch': batch, **host_us(lambda: engine.run(windows, gates),
-                                         200 if name == 'reference' else 1000)}
-        if name != 'reference':
-            slot = engine.slot(batch)
-            row |= {**device_quantiles(device_times(slot.start)),
-                    'launches': len(slot.launches), **counted_bytes(model, name, batch)}
-            if batch == 1:
-                row |= jitter(engine, model)
-        yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
+        row = host_us(lambda: engine.run(windows, gates))
+        slot = engine.slot(batch)
+        row |= {**graph_times(slot.start), 'launches': len(single(slot.launches)),
+                **counted_bytes(model, name, batch)}
+        if batch == 1:
+            row |= jitter(engine, model) | device_jitter(engine, model)
+    return {'batch': batch, **row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
 
 
 def counted_bytes(model: Model, name: str, batch: int) -> dict[str, int]:
@@ -115,56 +117,80 @@ def counted_bytes(model: Model, name: str, batch: int) -> dict[str, int]:
 
 
 def start_memory() -> int:
-    """Begin to watch the peak of memory; return what is taken already."""
+    """Begin to watch the peak of memory; return what is taken already.
+
+    What was measured before is gone by then: what torch compiled, workspaces of cuBLAS, cached
+    blocks. So a peak is that of one network and batch: weights, buffers, what libraries take.
+    """
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
     torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 
 
 def jitter(engine, model: Model) -> dict[str, float]:
-    """Return how the p99 of a window's time differs between all gates closed and all open.
+    """Return how the p99 from host to host differs between all gates closed and all open."""
+    return by_turns('', lambda windows, gates: host_us(
+        lambda: engine.run(windows, gates))['p99_us'], model)
 
-    Both are measured by turns and are the median of ROUNDS: a host that is interrupted now and
-    then does not count for one of them.
+
+def device_jitter(engine, model: Model) -> dict[str, float]:
+    """Return the same of the p99 of single replays on the device, which hosts do not disturb."""
+    def p99(windows: np.ndarray, gates: np.ndarray) -> float:
+        engine.run(windows, gates)  # they stay in the buffers that are replayed
+        return float(np.percentile(single_times(engine.slot(1).start), 99))
+
+    return by_turns('device_', p99, model)
+
+
+def by_turns(prefix: str, p99: Callable[[np.ndarray, np.ndarray], float], model: Model
+             ) -> dict[str, float]:
+    """Return the p99 of a window with all gates closed, with all open, and their difference.
+
+    Both are measured by turns and are the median of ROUNDS: what is interrupted now and then does
+    not count for one of them.
     """
     windows, gates = given(model, 1)
-    p99 = np.empty((ROUNDS, 2))
-    for turn, opened in np.ndindex(p99.shape):
+    found = np.empty((ROUNDS, 2))
+    for turn, opened in np.ndindex(found.shape):
         gates[:] = opened
-        p99[turn, opened] = host_us(lambda: engine.run(windows, gates))['p99_us']
-    closed, opened = np.median(p99, axis=0).tolist()
-    return {'closed_p99_us': closed, 'open_p99_us': opened, 'jitter_us': abs(opened - closed)}
+        found[turn, opened] = p99(windows, gates)
+    closed, opened = np.median(found, axis=0).tolist()
+    return {f'{prefix}closed_p99_us': closed, f'{prefix}open_p99_us': opened,
+            f'{prefix}jitter_us': abs(opened - closed)}
 
 
-def peer_rows(model: Model, way: str, batches, calls: int = 1000) -> Iterator[dict]:
+def peer_row(model: Model, way: str, batch: int, calls: int = 1000) -> dict:
     """Measure the same network in fp16 + LoRA, with copies in and out by the copy engine."""
     before = start_memory()
-    network = HalfNetwork(model)
-    for batch in batches:
-        windows, gates = given(model, batch)
-        pinned = [torch.as_tensor(t).pin_memory() for t in (windows, gates)]
-        device = [t.cuda() for t in pinned]
-        with torch.inference_mode():
-            outputs = [torch.empty_like(t, device='cpu').pin_memory() for t in network(*device)]
+    network = HalfNetwork(model, joined=way == JOINED)
+    windows, gates = given(model, batch)
+    pinned = [torch.as_tensor(t).pin_memory() for t in (windows, gates)]
+    device = [t.cuda() for t in pinned]
+    with torch.inference_mode():
+        outputs = [torch.empty_like(t, device='cpu').pin_memory() for t in network(*device)]
 
-            def work(run=network):
-                for there, here in zip(device, pinned):
-                    there.copy_(here, non_blocking=True)
-                for host, result in zip(outputs, run(*device)):
-                    host.copy_(result, non_blocking=True)
+        def work(run=network):
+            for there, here in zip(device, pinned):
+                there.copy_(here, non_blocking=True)
+            for host, result in zip(outputs, run(*device)):
+                host.copy_(result, non_blocking=True)
 
-            start = graphed(work) if 'graph' in way else compiled(network, work, device)
+        start = compiled(network, work, device) if way == PEERS[1] else graphed(work)
 
-            def host():
-                pinned[0].numpy()[:], pinned[1].numpy()[:] = windows, gates
-                start()
-                torch.cuda.current_stream().synchronize()
-                return [t.numpy().copy() for t in outputs]
+        def host():
+            pinned[0].numpy()[:], pinned[1].numpy()[:] = windows, gates
+            start()
+            torch.cuda.current_stream().synchronize()
+            return [t.numpy().copy() for t in outputs]
 
-            row = {'batch': batch, **host_us(host, calls),
-                   **device_quantiles(device_times(start)),
-                   **counted_bytes(model, 'fp16', batch)}
-        yield {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
+        row = {'batch': batch, **host_us(host, calls), **graph_times(start),
+               **counted_bytes(model, 'fp16', batch)}
+    return {**row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
 
 
 def compiled(network: HalfNetwork, work, inputs):

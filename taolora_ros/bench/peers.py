@@ -1,6 +1,8 @@
 """What the kernels are compared with: the same layer or network by other means.
 
-A peer that is not installed, or fails, is told in its row and never left out silently.
+A peer that is not installed, or fails, is told in its row and never left out silently. What is
+added to a product is added in place: torch copies a matrix that it adds out of place to a buffer of
+its own first, by one more kernel (pytorch/pytorch#153590).
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from torch import Tensor
 
 from taolora_ros.model_file import Model
 from taolora_ros.network import rotary_table
+from taolora_ros.quantization import TaoLinear
+from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 
 Work = Callable[[], Tensor]
 
 
 def half_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     """fp16 by cuBLAS: x (M, K), w (K, N), LoRA a (K, r), b (r, N), not fused."""
-    return lambda: torch.addmm(x @ w, x @ a, b)
+    return lambda: (x @ w).addmm_(x @ a, b)
 
 
 def half_alone(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
@@ -30,7 +34,7 @@ def half_alone(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
 def compiled_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     """What torch.compile makes of the fp16 layer; the graph it is captured in is the bench's."""
     torch._dynamo.reset()  # or it gives up after some shapes and runs what it was given
-    fast = torch.compile(lambda x, w, a, b: torch.addmm(x @ w, x @ a, b), dynamic=False)
+    fast = torch.compile(lambda x, w, a, b: (x @ w).addmm_(x @ a, b), dynamic=False)
     return lambda: fast(x, w, a, b)
 
 
@@ -38,7 +42,7 @@ def nf4_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     """bitsandbytes NF4 weights, fp16 activations and LoRA (QLoRA)."""
     import bitsandbytes as bnb  # optional
     packed, state = bnb.functional.quantize_4bit(w.t().contiguous(), quant_type='nf4')
-    return lambda: torch.addmm(bnb.matmul_4bit(x, packed.t(), quant_state=state), x @ a, b)
+    return lambda: bnb.matmul_4bit(x, packed.t(), quant_state=state).addmm_(x @ a, b)
 
 
 def torchao_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
@@ -46,14 +50,14 @@ def torchao_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     from torchao.quantization import Int4WeightOnlyConfig, quantize_  # optional
     linear = torch.nn.Linear(*w.shape, bias=False, device='cuda', dtype=torch.bfloat16)
     linear.weight.data.copy_(w.t())
-    model = torch.nn.Sequential(linear)
+    model = torch.nn.Sequential(linear.requires_grad_(False))
     try:
         config = Int4WeightOnlyConfig(group_size=128, int4_packing_format='tile_packed_to_4d')
     except TypeError:  # releases before the format had a name
         config = Int4WeightOnlyConfig(group_size=128)
     quantize_(model, config)
     x, a, b = (t.bfloat16() for t in (x, a, b))
-    return lambda: torch.addmm(model(x), x @ a, b)
+    return lambda: model(x).addmm_(x @ a, b)
 
 
 def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
@@ -67,7 +71,7 @@ def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
                                 scaled_activations=True)
     layer.pack(codes.view(n, k).to(torch.uint8), scale.half().view(-1, 1),
                torch.full_like(scale, 8).half().view(-1, 1), bias=None)
-    return lambda: torch.addmm(layer(x), x @ a, b)
+    return lambda: layer(x).addmm_(x @ a, b)
 
 
 LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'torch.compile': compiled_layer,
@@ -83,80 +87,108 @@ class HalfNetwork:
     same network would not do. Heads and error of rebuilding are part of it, as they are of ours.
     """
 
-    def __init__(self, model: Model, device: str = 'cuda', dtype: torch.dtype = torch.half):
-        self._spec, self._network = model.spec, model.network
-        network = model.network
-        shape = model.spec.network
+    def __init__(self, model: Model, device: str = 'cuda', dtype: torch.dtype = torch.half,
+                 joined: bool = False):
+        """Take the weights. ``joined``: W and A of a LoRA are one product, [W A]."""
+        self._spec, self._dtype, self._joined = model.spec, dtype, joined
+        network = self._network = model.network
 
-        def half(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(device, dtype)
+        def kept(*tensors: Tensor) -> list[Tensor]:
+            return [tensor.detach().to(device, dtype) for tensor in tensors]
 
-        self._dtype, self._linears = dtype, {}
-        for name, layer in network.linears().items():
-            # What the codes stand for: Q(X) C s ~ X (x_inv C s).
-            scale = layer.w_scale.repeat_interleave(
-                layer.in_features // len(layer.w_scale), 0)              # (K, N)
-            weight = layer.codes * scale * layer.x_inv[:, None]
-            self._linears[name] = [half(t) for t in (
-                weight, layer.bias, layer.lora_a[-layer.in_features:], layer.lora_b)]
-        self._norms = {n: (half(m.weight), half(m.bias)) for n, m in network.named_modules()
-                       if isinstance(m, torch.nn.LayerNorm)}
-        self._convs = {n: (half(m.weight), half(m.bias)) for n, m in network.named_modules()
-                       if isinstance(m, torch.nn.Conv1d)}
-        self._ends = {n: (half(m.weight), half(m.bias)) for n, m in network.named_modules()
-                      if n in ('embed', 'head', 'squeeze', 'rebuild')}
-        table = rotary_table(model.spec.tokens, shape.width // shape.heads, torch.device('cpu'))
-        self._cos, self._sin = map(half, table)
-        self._scale = model.anomaly_scale.to(device)
+        self._linears = {name: kept(*plain_weights(layer, joined))
+                         for name, layer in network.linears().items()}
+        self._others = {name: kept(m.weight, m.bias) for name, m in network.named_modules()
+                        if isinstance(m, (torch.nn.LayerNorm, torch.nn.Conv1d))
+                        or name in ('embed', 'rebuild')}
+        # Two heads read the same: one product, with outputs of zeros up to what is aligned.
+        weight, bias = (torch.cat([getattr(m, part) for m in (network.squeeze, network.head)])
+                        for part in ('weight', 'bias'))
+        room = -len(bias) % 8
+        self._heads = kept(F.pad(weight, (0, 0, 0, room)), F.pad(bias, (0, room)))
+        self._parts = [network.squeeze.out_features, len(model.spec.classes), 1, room]
+        self._cos, self._sin = kept(*angles(model.spec))
+        # The error of a channel: its norm over the window, in multiples of the usual rms.
+        scale = model.anomaly_scale * model.spec.window ** 0.5
+        self._per_norm = (1 / scale).to(device)
+        self._first = torch.full((1,), -OFFSET_MARGIN, device=device)
 
     def __call__(self, windows: Tensor, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score windows (B, L, F) float32, gates (B, T) bool, both on the device."""
-        batch, tokens = gates.shape
-        gate = gates.view(-1, 1).to(self._dtype)
-        patches = windows.to(self._dtype).view(batch * tokens, -1)
-        x = F.linear(patches, *self._ends['embed'])
+        batch, gate = len(windows), gates.view(-1, 1)
+        patches = windows.to(self._dtype).view(len(gate), -1)
+        x = F.linear(patches, *self._others['embed'])
         for i, kind in enumerate(self._spec.network.blocks):
             at = f'blocks.{i}'
             inner = self._linear(f'{at}.mix.inner', self._norm(f'{at}.norm1', x), gate)
-            mixed = (self._attend if kind == 'attention' else self._convolve)(at, inner, batch)
-            x = x + self._linear(f'{at}.mix.outer', mixed, gate)
+            inner = inner.view(batch, self._spec.tokens, -1)
+            mixed = self._attend(inner) if kind == 'attention' else self._convolve(at, inner)
+            x = x + self._linear(f'{at}.mix.outer', mixed.flatten(0, 1), gate)
             hidden = F.gelu(self._linear(f'{at}.up', self._norm(f'{at}.norm2', x), gate))
             x = x + self._linear(f'{at}.down', hidden, gate)
-        x = self._norm('norm', x)
-        out = F.linear(x, *self._ends['head']).view(batch, tokens, -1).float()
-        rebuilt = F.linear(F.linear(x, *self._ends['squeeze']), *self._ends['rebuild'])
-        wrong = (patches - rebuilt).float().view(batch, -1, self._network.features)
-        return (out[..., :-1].softmax(-1), 1.5 * out[..., -1].sigmoid() - 0.25,
-                wrong.square().mean(1).sqrt() / self._scale)
+        out = F.linear(self._norm('norm', x), *self._heads)
+        squeezed, logits, offset, _ = out.split_with_sizes(self._parts, -1)
+        wrong = patches - F.linear(squeezed, *self._others['rebuild'])
+        norm = torch.linalg.vector_norm(wrong.view(batch, -1, self._network.features), dim=1,
+                                        dtype=torch.float32)
+        offset = torch.add(self._first, offset.sigmoid(), alpha=1 + 2 * OFFSET_MARGIN)
+        return (logits.float().softmax(-1).view(*gates.shape, -1), offset.view_as(gates),
+                norm * self._per_norm)
 
     def tensors(self) -> list[Tensor]:
         """Return all weights, which stay where they are."""
-        kept = [self._cos, self._sin, self._scale]
-        for layers in (self._linears, self._norms, self._convs, self._ends):
-            kept += [tensor for layer in layers.values() for tensor in layer]
-        return kept
+        layers = (*self._linears.values(), *self._others.values(), self._heads)
+        return [self._cos, self._sin, self._per_norm, self._first,
+                *(tensor for layer in layers for tensor in layer)]
 
     def _linear(self, name: str, x: Tensor, gate: Tensor) -> Tensor:
-        weight, bias, a, b = self._linears[name]
-        return torch.addmm(bias, x, weight) + gate * ((x @ a) @ b)
+        """Return y (M, N) by four kernels, three where W and A are one product."""
+        weight, bias, b, *a = self._linears[name]
+        y = torch.addmm(bias, x, weight)
+        y, u = y.split_with_sizes((b.shape[1], len(b)), -1) if self._joined else (y, x @ a[0])
+        return y.addmm_(gate * u, b)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *self._norms[name])
+        return F.layer_norm(x, x.shape[-1:], *self._others[name])
 
-    def _convolve(self, at: str, inner: Tensor, batch: int) -> Tensor:
-        weight, bias = self._convs[f'{at}.mix.conv']
+    def _convolve(self, at: str, inner: Tensor) -> Tensor:
+        """Return (B, T, D): convolved values times their gates, of (B, T, 2 D)."""
+        weight, bias = self._others[f'{at}.mix.conv']
         value, gate = inner.chunk(2, -1)
-        value = value.view(batch, self._spec.tokens, -1).transpose(1, 2)
-        value = F.conv1d(value, weight, bias, padding=weight.shape[-1] // 2, groups=len(bias))
-        return value.transpose(1, 2).flatten(0, 1) * F.silu(gate)
+        value = F.conv1d(value.transpose(1, 2), weight, bias, padding=weight.shape[-1] // 2,
+                         groups=len(bias))
+        return F.silu(gate).mul_(value.transpose(1, 2))  # in place: this order of dimensions
 
-    def _attend(self, at: str, inner: Tensor, batch: int) -> Tensor:
-        heads = self._spec.network.heads
-        q, k, v = inner.view(batch, self._spec.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(self._turn(q), self._turn(k), v)
-        return y.transpose(1, 2).reshape(len(inner), -1)
+    def _attend(self, inner: Tensor) -> Tensor:
+        """Return (B, T, D) of queries, keys and values (B, T, 3 D)."""
+        each = inner.unflatten(-1, (3, self._spec.network.heads, -1))  # (B, T, 3, H, E)
+        q, k = self._turn(each[:, :, :2]).permute(2, 0, 3, 1, 4)       # (B, H, T, E) each
+        y = F.scaled_dot_product_attention(q, k, each[:, :, 2].transpose(1, 2))
+        return y.transpose(1, 2).flatten(2)
 
     def _turn(self, x: Tensor) -> Tensor:
-        first, second = x.chunk(2, -1)
-        return torch.cat([first * self._cos - second * self._sin,
-                          first * self._sin + second * self._cos], -1)
+        """Turn queries and keys (B, T, 2, H, E) by the angles of their tokens."""
+        halves_swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        return (x * self._cos).addcmul_(halves_swapped, self._sin)
+
+
+def plain_weights(layer: TaoLinear, joined: bool) -> list[Tensor]:
+    """Return W (K, N), bias, B (r, N), A (K, r) of what a layer stands for.
+
+    ``joined``: [W A] (K, N + r), bias and r zeros, B.
+    """
+    # Q(X) C s ~ X (x_inv C s).
+    scale = layer.w_scale.repeat_interleave(layer.in_features // len(layer.w_scale), 0)  # (K, N)
+    weight = layer.codes * scale * layer.x_inv[:, None]
+    a, b = layer.lora_a[-layer.in_features:], layer.lora_b
+    if joined:
+        return [torch.cat([weight, a], 1), F.pad(layer.bias, (0, len(b))), b]
+    return [weight, layer.bias, b, a]
+
+
+def angles(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Return what queries and keys, and what their swapped halves are multiplied by: (T, 1, 1, E).
+    """
+    shape = spec.network
+    cos, sin = rotary_table(spec.tokens, shape.width // shape.heads, torch.device('cpu'))
+    return tuple(torch.cat(halves, -1)[:, None, None] for halves in ((cos, cos), (-sin, sin)))

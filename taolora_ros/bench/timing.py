@@ -1,4 +1,12 @@
-"""Time work on a GPU: on the device by events around graph replays, and host to host."""
+"""Time work on a GPU: on the device by events around graph replays, and host to host.
+
+Of what is replayed on the device rows of the bench have
+
+    device_us         how long one takes of many, back to back: what a device gets done
+    device_single_us  from the begin to the end of a single one, nothing else on the device
+    device_p99_us     the p99 of those (of layers: of graphs of several, a layer)
+    p50_us, p99_us    from host to host: started, and waited for
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,8 @@ import torch
 
 ROUNDS = 100       # of replays, for median and p99
 REPLAYS = 20       # of a graph between two events: what these cost themselves is spread over them
+SINGLES = 300      # replays of which each is timed alone, for their p99
+CLOCK = 2e9        # cycles a second of a device, about: how long it sleeps
 WARM_DEVICE = 0.02  # s of work before anything is timed: clocks rise under load
 WARM_HOST = 0.2
 
@@ -54,9 +64,41 @@ def device_us(start: Callable[[], None], rounds: int = ROUNDS, replays: int = RE
 
 
 def device_quantiles(times: np.ndarray) -> dict[str, float]:
-    """Return median and p99 of rounds, as rows of the bench have them."""
+    """Return median and p99 of rounds, as rows of layers have them."""
     p50, p99 = np.percentile(times, (50, 99))
     return {'device_us': float(p50), 'device_p99_us': float(p99)}
+
+
+def single_times(start: Callable[[], None], count: int = SINGLES) -> np.ndarray:
+    """Return the microseconds that the device takes for each of ``count`` times ``start()``.
+
+    It sleeps until the host has issued all of it: what a slow host adds is not the device's.
+    """
+    device_times(start, 1, 1)  # warm
+    issuing = []
+    for _ in range(9):
+        began = time.perf_counter()
+        start()
+        issuing.append(time.perf_counter() - began)
+        torch.cuda.synchronize()
+    cycles = int((5e-5 + 3 * float(np.median(issuing))) * CLOCK)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = np.empty(count)
+    for i in range(count):
+        torch.cuda._sleep(cycles)
+        begin.record()
+        start()
+        end.record()
+        end.synchronize()
+        times[i] = begin.elapsed_time(end) * 1e3
+    return times
+
+
+def graph_times(start: Callable[[], None]) -> dict[str, float]:
+    """Return times on the device of what ``start()`` begins, as rows of the bench have them."""
+    p50, p99 = np.percentile(single_times(start), (50, 99))
+    return {'device_us': device_us(start), 'device_single_us': float(p50),
+            'device_p99_us': float(p99)}
 
 
 def host_us(work: Callable[[], object], calls: int = 1000, warm_s: float = WARM_HOST

@@ -1,0 +1,112 @@
+"""Times of the GPU bench are those of the work, and rows can be compared."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from taolora_ros.bench import gpu_networks, timing
+from taolora_ros.bench.counts import count_window
+from taolora_ros.model_file import load_model
+from taolora_ros.shipped import find_model
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Give a device of its own clock (µs), which does what it is asked for at once."""
+    clock = SimpleNamespace(now=0.0, slept=[])
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = clock.now
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return (end.at - self.at) / 1e3
+
+    def sleep(cycles):
+        clock.slept.append(cycles / timing.CLOCK)
+        clock.now += 1e6 * clock.slept[-1]
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, '_sleep', sleep, raising=False)
+    monkeypatch.setattr(timing, 'WARM_DEVICE', 0.0)
+    return clock
+
+
+def test_times_from_host_to_host_are_those_of_the_work():
+    times = timing.host_us(lambda: sum(range(100)), 50)
+    assert 0 < times['p50_us'] <= times['p99_us']
+
+
+def test_one_slow_replay_shows_in_the_p99_of_single_ones_alone(device):
+    done = []
+
+    def start():
+        done.append(1)
+        device.now += 200.0 if len(done) % 50 == 0 else 20.0
+
+    told = timing.graph_times(start)
+    assert told['device_us'] == pytest.approx(23.6, abs=6)  # spread over those in a row
+    assert told['device_single_us'] == pytest.approx(20.0)
+    assert told['device_p99_us'] == pytest.approx(200.0)
+    assert len(device.slept) == timing.SINGLES
+    assert timing.device_quantiles(np.arange(101.0)) == {'device_us': 50.0, 'device_p99_us': 99.0}
+
+
+def test_the_device_sleeps_until_a_slow_host_has_issued_all(device):
+    import time
+
+    def start():
+        time.sleep(0.002)
+        device.now += 20.0
+
+    assert timing.single_times(start, 3) == pytest.approx([20.0] * 3)
+    assert min(device.slept) > 0.004
+
+
+def test_jitter_compares_gates_closed_and_open_by_turns():
+    model, seen = load_model(find_model('imu_falls')), []
+
+    def p99(windows, gates):
+        assert windows.shape[0] == 1 and gates.all() == gates.any()
+        seen.append(bool(gates.all()))
+        return (30.0 if gates.all() else 32.0) + 500 * (len(seen) == 3)  # one is interrupted
+
+    assert gpu_networks.by_turns('device_', p99, model) == {
+        'device_closed_p99_us': 32.0, 'device_open_p99_us': 30.0, 'device_jitter_us': 2.0}
+    assert seen == [False, True] * gpu_networks.ROUNDS
+
+
+@pytest.mark.gpu
+def test_rows_of_networks_can_be_compared():
+    def row(way, batch):
+        return next(gpu_networks.rows({'model': 'imu_falls', 'way': way, 'batches': [batch]}))
+
+    first = row('streams', 1)
+    assert first['launches'] == 55  # and a kernel that fetches
+    assert 0 < first['device_single_us'] <= first['device_p99_us']
+    assert first['device_jitter_us'] < 20
+    peers = [row(way, 8) for way in (gpu_networks.PEERS[0], gpu_networks.JOINED)]
+    assert all(peer['device_us'] > 10 and peer['peak_bytes'] > 2e6 for peer in peers)
+    again = row('streams', 1)  # whatever was measured before
+    assert again['peak_bytes'] == pytest.approx(first['peak_bytes'], rel=0.1)
+
+
+@pytest.mark.parametrize('name', ['mega', 'fused', 'streams'])
+def test_launches_are_kernels_whether_they_run_side_by_side_or_not(name):
+    pytest.importorskip('triton')
+    from taolora_ros.bench.compile import single
+    from taolora_ros.engine.gpu import make_gpu_engine
+    from taolora_ros.engine.graph import make_buffers, on_device
+    model = load_model(find_model('ecg_beats'))
+    engine = make_gpu_engine(name, model, 'cpu', programs=132)
+    steps = engine.launches(on_device(model, make_buffers(model, 1, 'cpu'), 'cpu'))
+    assert len(single(steps)) == 1 + count_window(model, name).launches  # one fetches
