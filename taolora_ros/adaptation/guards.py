@@ -22,7 +22,9 @@ direction that it asks for, by what the other parts of the feedback teach (cross
 F = min(0, sum log 2 sigma(s)). Who guesses cannot be foretold; who is consistently wrong can, so F
 never adds to the trust.
 
-Where the odds are not better than three to two, learning stays as small as ``doubtful_shift``.
+One more feedback can turn that over, since what it teaches is judged anew as a whole. So trust is
+the mean of the log odds after the last RECENT feedbacks on a label. Where these odds are not better
+than three to two, learning stays as small as ``doubtful_shift``.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ TYPICAL = 0.9      # quantile of the shifts of a stream's events, or of the rest
 EVIDENCE = 2.0     # per logit of agreement
 EXPECTED = {'ecg': 1.2, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
                                      # new place of the sensor has falls unlike those of training
+RECENT = 5         # feedbacks over which trust is averaged
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
 
@@ -86,6 +89,12 @@ def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> fl
     evidence = np.clip(EVIDENCE * (agreement + EXPECTED[kind]) + told, -20.0, 20.0)
     odds = trusted / max(1.0 - trusted, 1e-9) * np.exp(evidence)
     return float(odds / (1.0 + odds))
+
+
+def steadied(trusted: float, earlier: Sequence[float]) -> float:
+    """Return the trust on average over this and the ``earlier`` values, the last RECENT of all."""
+    recent = np.clip([*earlier, trusted][-RECENT:], 1e-6, 1.0 - 1e-6)
+    return float(1.0 / (1.0 + np.exp(-np.log(recent / (1.0 - recent)).mean())))
 
 
 def allowed_shift(trusted: float, doubtful: float, most: float) -> float:

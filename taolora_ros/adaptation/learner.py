@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
 from taolora_ros.adaptation.guards import (NEITHER, SHRINK, allowed_shift, confirmed_by, damage,
-                                           foretold, trust, within)
+                                           foretold, steadied, trust, within)
 from taolora_ros.adaptation.head import nearest
 from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import OWN, Anchors, Objective
@@ -30,12 +30,14 @@ PARTS = 4         # of feedback: each is to be foretold by the others
 class Solution:
     """The ``share`` that is allowed of a ``change`` (D + 1, K) that the head's tiers can hold.
 
-    ``trusted`` is the trust in who gave the feedback.
+    ``trusted`` is the trust in who gave the feedback; ``judged`` what it is by label after this
+    feedback alone.
     """
 
     change: np.ndarray
     share: float
     trusted: float
+    judged: dict[int, float] = field(default_factory=dict)
 
     @property
     def delta(self) -> np.ndarray:
@@ -52,14 +54,15 @@ class Learner:
 
     def solve(self, examples: Sequence[Example], own: np.ndarray,
               memories: Iterable[StreamMemory], start: np.ndarray, base: np.ndarray,
-              centre: np.ndarray, settings: AdaptationSettings) -> Solution:
+              centre: np.ndarray, settings: AdaptationSettings,
+              earlier: Mapping[int, Sequence[float]] | None = None) -> Solution:
         """Return the change (D + 1, K) that ``examples`` ask for, as far as it is allowed.
 
         ``own`` (n, D) are recent tokens of the stream, ``start`` where to begin, ``base`` the
         head's base, beside which its micro tier holds what is new, ``centre`` what is to be kept
-        of feedback that is gone.
+        of feedback that is gone, ``earlier`` what was ``judged`` by label after earlier feedback.
         """
-        used, trusted = usable(examples), NEITHER
+        used, trusted, judged = usable(examples), NEITHER, {}
         importance = settings.decay ** np.arange(len(used))[::-1]
         anchors, memories = self._own(own), list(memories)
         wanted = self.objective.solve(used, importance, anchors, start, centre, settings.rate)
@@ -73,9 +76,10 @@ class Learner:
         for label in {e.label for e in used}:
             crowd = self._crowd(label, memories)
             rejected = [e for e in used if e.label == label and e.sign < 0]
-            trusted = self._trust(rejected, crowd, alone, label, told)
+            judged[label] = self._trust(rejected, crowd, alone, label, told)
+            trusted = steadied(judged[label], (earlier or {}).get(label, ()))
             share = self._hold_back(change, share, trusted, label, crowd, anchors, settings)
-        return Solution(change, share, trusted)
+        return Solution(change, share, trusted, judged)
 
     def _foretold(self, used: list[Example], importance: np.ndarray, centre: np.ndarray,
                   rate: float) -> float:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example, make_example
-from taolora_ros.adaptation.guards import NEITHER, RateLimit
+from taolora_ros.adaptation.guards import NEITHER, RECENT, RateLimit
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
 from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
 from taolora_ros.adaptation.memory import StreamMemory
@@ -68,6 +68,7 @@ class Session:
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
         self.trusted = NEITHER  # whoever rejected last, see guards.py
+        self._judged: dict[int, deque[float]] = {}  # by label, after the last feedbacks
         self.counts: Counter = Counter()
 
     @property
@@ -200,6 +201,8 @@ class Session:
         """Let what was solved for an example be what is settled, unless it does harm."""
         self._replay.settled(key, example)
         self.trusted = solution.trusted
+        for label, judged in solution.judged.items():
+            self._judged.setdefault(label, deque(maxlen=RECENT - 1)).append(judged)
         if harm:
             self._lean()
             return self._refuse('rolled_back', harm, key)
@@ -216,10 +219,11 @@ class Session:
         memory, memories = self._memories[stream], [*self._memories.values()]
         limits = self._settings
         begin = self._head.settled, self._head.base(), self._replay.centre
+        earlier = {label: tuple(judged) for label, judged in self._judged.items()}
 
         def solve() -> tuple[Solution, str]:
             solution = self._learner.solve(examples, memory.tokens(spoken), memories, *begin,
-                                           limits)
+                                           limits, earlier)
             return solution, self._learner.harm(solution.delta, limits)
         return solve
 
