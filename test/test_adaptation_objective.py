@@ -7,8 +7,9 @@ import pytest
 
 from adapting import SPEC, WIDTH, World
 from taolora_ros.adaptation.examples import evidence, head_input, make_example
-from taolora_ros.adaptation.guards import (NEITHER, RateLimit, allowed_shift, confirmed_by, damage,
-                                           foretold, trust, within)
+from taolora_ros.adaptation.guards import (LIKELY, NEITHER, RECENT, RateLimit, allowed_shift,
+                                           confirmed_by, damage, foretold, steadied, trust,
+                                           within)
 from taolora_ros.adaptation.learner import Learner
 from taolora_ros.adaptation.memory import Moment
 from taolora_ros.adaptation.objective import HELD, IMPORTANCE, MARGINS, Objective, _Batch
@@ -104,6 +105,16 @@ def test_trust_goes_to_who_rejects_what_is_doubtful():
     assert confirmed_by(0.5, 0.0, foretold(np.tile([2.0, -2.0], 20)), 'ecg') < 0.1
     assert foretold([1.0, 2.0]) == 0.0 > foretold([-1.0, 1.0])
     assert allowed_shift(0.6, 0.1, 5.0) == 0.1 and allowed_shift(1.0, 0.1, 5.0) == 5.0
+
+
+def test_trust_is_what_the_last_feedbacks_said_on_average():
+    said = RNG.uniform(0.05, 0.95, 11)
+    odds = np.log(said / (1.0 - said))
+    for count in range(1, 12):
+        wanted = 1.0 / (1.0 + np.exp(-odds[max(count - RECENT, 0):count].mean()))
+        assert steadied(said[count - 1], said[:count - 1]) == pytest.approx(wanted)
+    assert steadied(0.55, [0.9, 0.95]) > LIKELY > steadied(0.9, [0.1, 0.2])
+    assert 0.0 < steadied(1.0, [0.0]) < 1.0  # however sure, two are a mean
 
 
 def test_who_says_of_like_events_now_this_now_that_is_trusted_less():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from adapting import N, SPEC, V, World
+from taolora_ros.adaptation import learner
+from taolora_ros.adaptation.guards import RECENT, confirmed_by, steadied
 from taolora_ros.adaptation.settings import AdaptationSettings
 
 SEEDS = [11, 23]  # guards answer to what a world looks like: about one in 20 teaches too little
@@ -48,6 +50,23 @@ def test_hostile_feedback_costs_no_recall(kind):
             elif kind == 'inverted':
                 world.miss()
     assert world.share_called(V) > before - 0.02
+
+
+def test_trust_is_averaged_over_feedback_until_all_is_taken_back(monkeypatch):
+    world, judged = World(SEEDS[1]), []
+
+    def kept(*given):
+        judged.append(confirmed_by(*given))
+        return judged[-1]
+
+    monkeypatch.setattr(learner, 'confirmed_by', kept)
+    teach(world, rounds=3)
+    assert len(judged) > RECENT and np.ptp(judged[-RECENT:]) > 0
+    assert world.session.trusted == pytest.approx(steadied(judged[-1], judged[:-1]))
+    world.session.reset()
+    judged.clear()
+    teach(world, rounds=1)
+    assert world.session.trusted == pytest.approx(steadied(judged[-1], judged[:-1]))
 
 
 def test_a_missed_event_is_found_the_next_time():
