@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ class Session:
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
         self.trusted = NEITHER  # whoever rejected last, see guards.py
-        self._judged: dict[int, deque[float]] = {}  # by label, after the last feedbacks
+        self._judged = defaultdict(lambda: deque(maxlen=RECENT - 1))  # by label, see learner.py
         self.counts: Counter = Counter()
 
     @property
@@ -202,7 +202,7 @@ class Session:
         self._replay.settled(key, example)
         self.trusted = solution.trusted
         for label, judged in solution.judged.items():
-            self._judged.setdefault(label, deque(maxlen=RECENT - 1)).append(judged)
+            self._judged[label].append(judged)
         if harm:
             self._lean()
             return self._refuse('rolled_back', harm, key)
@@ -216,15 +216,14 @@ class Session:
                  ) -> Callable[[], tuple[Solution, str]]:
         """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
-        memory, memories = self._memories[stream], [*self._memories.values()]
-        limits = self._settings
+        memory, memories, limits = self._memories[stream], self._memories.copy(), self._settings
         begin = self._head.settled, self._head.base(), self._replay.centre
         earlier = {label: tuple(judged) for label, judged in self._judged.items()}
 
         def solve() -> tuple[Solution, str]:
-            solution = self._learner.solve(examples, memory.tokens(spoken), memories, *begin,
-                                           limits, earlier)
-            return solution, self._learner.harm(solution.delta, limits)
+            found = self._learner.solve(examples, memory.tokens(spoken), memories.values(), *begin,
+                                        limits, earlier)
+            return found, self._learner.harm(found.delta, limits)
         return solve
 
     def tick(self) -> bool:
@@ -232,9 +231,8 @@ class Session:
         with self._solving:
             with self._lock:
                 now, limits = self.clock(), self._settings
-                due = now - self._ticked >= limits.interval
                 replay, examples = self._replay, [*self._replay.kept.values()]
-                if not due or not limits.enabled or not examples:
+                if now - self._ticked < limits.interval or not limits.enabled or not examples:
                     return False
                 self._ticked = self.last_consolidation = now
                 self._head.consolidate()
@@ -300,4 +298,3 @@ class Session:
                     'seconds_since_consolidation': age,
                     **{name: self.counts[name] for name in (
                         'rolled_back', 'failed', 'too_many', 'unknown', 'empty')}}
-
