@@ -7,9 +7,10 @@ import pytest
 
 from adapting import N, SPEC, V, World
 from taolora_ros.adaptation import learner
-from taolora_ros.adaptation.guards import RECENT, confirmed_by, steadied
+from taolora_ros.adaptation.guards import RECENT, Judged, confirmed_by, steadied
 from taolora_ros.adaptation.settings import AdaptationSettings
 
+RNG = np.random.default_rng()
 SEEDS = [11, 23]  # guards answer to what a world looks like: about one in 20 teaches too little
 
 
@@ -52,7 +53,7 @@ def test_hostile_feedback_costs_no_recall(kind):
     assert world.share_called(V) > before - 0.02
 
 
-def test_trust_is_averaged_over_feedback_until_all_is_taken_back(monkeypatch):
+def test_trust_is_averaged_over_events_until_all_is_taken_back(monkeypatch):
     world, judged = World(SEEDS[1]), []
 
     def kept(*given):
@@ -60,13 +61,34 @@ def test_trust_is_averaged_over_feedback_until_all_is_taken_back(monkeypatch):
         return judged[-1]
 
     monkeypatch.setattr(learner, 'confirmed_by', kept)
-    teach(world, rounds=3)
-    assert len(judged) > RECENT and np.ptp(judged[-RECENT:]) > 0
-    assert world.session.trusted == pytest.approx(steadied(judged[-1], judged[:-1]))
-    world.session.reset()
-    judged.clear()
-    teach(world, rounds=1)
-    assert world.session.trusted == pytest.approx(steadied(judged[-1], judged[:-1]))
+    for _ in range(2):
+        teach(world, rounds=1)  # from the first rejection on
+        judged.clear()
+        names = [name for name, called in (world.beat('odd') for _ in range(20))
+                 if called == 'veb'][:4]
+        world.session.reset()
+        world.tell(world.beat(V)[0], True)
+        judged.clear()
+        for name in names:
+            world.tell(name, False)
+        assert world.session.trusted == pytest.approx(steadied(judged[-1], judged[:-1]))
+        before = judged[:-1]
+        for _ in range(RECENT):  # the same event again and again counts once
+            world.tell(names[-1], False)
+            assert world.session.trusted == pytest.approx(steadied(judged[-1], before))
+        world.session.reset()
+
+
+def test_judgements_are_kept_by_label_and_event():
+    judged, said = Judged(), RNG.uniform(0, 1, 3 * RECENT)
+    for i, trusted in enumerate(said):
+        judged.take(i % 2, f'event {i}', trusted)
+    assert judged.before('no event') == {
+        label: said[label::2][-RECENT:].tolist() for label in (0, 1)}
+    last = len(said) - 1
+    judged.take(last % 2, f'event {last}', 0.25)
+    assert judged.before('no event')[last % 2][-1] == 0.25
+    assert judged.before(f'event {last}')[last % 2] == said[last % 2::2][-RECENT:-1].tolist()
 
 
 def test_a_missed_event_is_found_the_next_time():

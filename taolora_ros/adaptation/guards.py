@@ -22,13 +22,15 @@ direction that it asks for, by what the other parts of the feedback teach (cross
 F = min(0, sum log 2 sigma(s)). Who guesses cannot be foretold; who is consistently wrong can, so F
 never adds to the trust.
 
-One more feedback can turn that over, since what it teaches is judged anew as a whole. So trust is
-the mean of the log odds after the last RECENT feedbacks on a label. Where these odds are not better
-than three to two, learning stays as small as ``doubtful_shift``.
+One more feedback can turn that over, since what all of it teaches is judged anew. So trust is the
+mean of the log odds after the last RECENT feedbacks on different events of a label, each at most
+SATURATED either way, from the first rejection on. Where these odds are not better than three to
+two, learning stays as small as ``doubtful_shift``.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,6 +44,7 @@ EVIDENCE = 2.0     # per logit of agreement
 EXPECTED = {'ecg': 1.2, 'imu': 2.3}  # logits that honest feedback may cost the reference, too: a
                                      # new place of the sensor has falls unlike those of training
 RECENT = 5         # feedbacks over which trust is averaged
+SATURATED = 3.0    # log odds at most of each
 SHRINK = 0.8       # of a change that goes too far, again and again ...
 TRIES = 16         # ... so often: then it is dropped
 
@@ -94,7 +97,28 @@ def confirmed_by(trusted: float, agreement: float, told: float, kind: str) -> fl
 def steadied(trusted: float, earlier: Sequence[float]) -> float:
     """Return the trust on average over this and the ``earlier`` values, the last RECENT of all."""
     recent = np.clip([*earlier, trusted][-RECENT:], 1e-6, 1.0 - 1e-6)
-    return float(1.0 / (1.0 + np.exp(-np.log(recent / (1.0 - recent)).mean())))
+    odds = np.clip(np.log(recent / (1.0 - recent)), -SATURATED, SATURATED)
+    return float(1.0 / (1.0 + np.exp(-odds.mean())))
+
+
+class Judged:
+    """What trust was after the last RECENT feedbacks on each label, by the event spoken of."""
+
+    def __init__(self):
+        self._said: dict[int, dict[str, float]] = defaultdict(dict)
+
+    def take(self, label: int, key: str, trusted: float) -> None:
+        """Keep what trust was after feedback on the event ``key``, the last one of each."""
+        said = self._said[label]
+        said.pop(key, None)
+        said[key] = trusted
+        if len(said) > RECENT:
+            del said[next(iter(said))]
+
+    def before(self, key: str) -> dict[int, list[float]]:
+        """Return by label what it was after feedback on other events."""
+        return {label: [trusted for name, trusted in said.items() if name != key]
+                for label, said in self._said.items()}
 
 
 def allowed_shift(trusted: float, doubtful: float, most: float) -> float:

@@ -30,8 +30,8 @@ PARTS = 4         # of feedback: each is to be foretold by the others
 class Solution:
     """The ``share`` that is allowed of a ``change`` (D + 1, K) that the head's tiers can hold.
 
-    ``trusted`` is the trust in who gave the feedback; ``judged`` what it is by label after this
-    feedback alone.
+    ``trusted`` is the trust in who gave the feedback; ``judged`` what it is after this feedback
+    alone, by labels of which something was rejected.
     """
 
     change: np.ndarray
@@ -76,8 +76,10 @@ class Learner:
         for label in {e.label for e in used}:
             crowd = self._crowd(label, memories)
             rejected = [e for e in used if e.label == label and e.sign < 0]
-            judged[label] = self._trust(rejected, crowd, alone, label, told)
-            trusted = steadied(judged[label], (earlier or {}).get(label, ()))
+            trusted = self._trust(rejected, crowd, alone, label, told)
+            if rejected:
+                judged[label] = trusted
+                trusted = steadied(trusted, (earlier or {}).get(label, ()))
             share = self._hold_back(change, share, trusted, label, crowd, anchors, settings)
         return Solution(change, share, trusted, judged)
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example, make_example
-from taolora_ros.adaptation.guards import NEITHER, RECENT, RateLimit
+from taolora_ros.adaptation.guards import NEITHER, Judged, RateLimit
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
 from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
 from taolora_ros.adaptation.memory import StreamMemory
@@ -67,8 +67,8 @@ class Session:
         self._replay = Replay(self._objective, self._head.settled)
         self._ticked = self.clock()
         self.last_consolidation: float | None = None                    # by the clock
-        self.trusted = NEITHER  # whoever rejected last, see guards.py
-        self._judged = defaultdict(lambda: deque(maxlen=RECENT - 1))  # by label, see learner.py
+        self.trusted = NEITHER  # whoever spoke last, see guards.py
+        self._judged = Judged()
         self.counts: Counter = Counter()
 
     @property
@@ -189,7 +189,7 @@ class Session:
         while True:  # until limits have not changed while it was solved
             with self._lock:
                 limits = self._settings
-                solve = self._problem(replay.with_one(key, example), example.stream)
+                solve = self._problem(replay.with_one(key, example), example.stream, key)
             solution, harm = solve()
             with self._lock:
                 if self._replay is not replay:
@@ -201,8 +201,8 @@ class Session:
         """Let what was solved for an example be what is settled, unless it does harm."""
         self._replay.settled(key, example)
         self.trusted = solution.trusted
-        for label, judged in solution.judged.items():
-            self._judged[label].append(judged)
+        if example.label in solution.judged:
+            self._judged.take(example.label, key, solution.judged[example.label])
         if harm:
             self._lean()
             return self._refuse('rolled_back', harm, key)
@@ -212,13 +212,12 @@ class Session:
         self.counts[example.kind] += 1
         return Outcome(True, key=key)
 
-    def _problem(self, examples: list[Example], stream: str
-                 ) -> Callable[[], tuple[Solution, str]]:
+    def _problem(self, examples: list[Example], stream: str, newest: str) -> Callable:
         """Return what solves for ``examples`` without a lock, and tells what harm that would do."""
         spoken = [e.stamp_ns for e in examples if e.stream == stream]
         memory, memories, limits = self._memories[stream], self._memories.copy(), self._settings
         begin = self._head.settled, self._head.base(), self._replay.centre
-        earlier = {label: tuple(judged) for label, judged in self._judged.items()}
+        earlier = self._judged.before(newest)
 
         def solve() -> tuple[Solution, str]:
             found = self._learner.solve(examples, memory.tokens(spoken), memories.values(), *begin,
@@ -238,7 +237,7 @@ class Session:
                 self._head.consolidate()
                 self._consolidated = self._head.settled
                 self._lean()
-                solve = self._problem(examples, examples[-1].stream)
+                solve = self._problem(examples, examples[-1].stream, next(reversed(replay.kept)))
             solution, harm = solve()
             with self._lock:
                 if self._replay is replay and self._settings is limits:
