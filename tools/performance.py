@@ -153,13 +153,13 @@ def gpu_shapes() -> str:
     for name, ways in shown_layers():
         tried = {shape: time for shape, time in ways[OUR_LAYER]['tried'].items()
                  if isinstance(time, float)}
-        apart = next(shape for shape in tried if shape.endswith(', apart'))
+        apart = next((shape for shape in tried if shape.endswith(', apart')), '')
         plain = apart.replace(', apart', ', zipper')
         kinds = (min((time for shape, time in tried.items() if shape.startswith(kind)),
                      default=None) for kind in ('two kernels', 'few rows', 'bit planes'))
         rows.append([name, *map(gpu.number, (
-            ways[OUR_LAYER]['device_us'], tried[plain], tried[apart],
-            tried[f'{plain}, one by one'], *kinds))])
+            ways[OUR_LAYER]['device_us'], tried.get(plain), tried.get(apart),
+            tried.get(f'{plain}, one by one'), *kinds))])
     return as_markdown(rows)
 
 

@@ -23,7 +23,7 @@ from taolora_ros.origin import commit
 PARTS = ('networks', 'layers')
 NETWORK_SHARE = 0.5   # of the time, for networks; layers get what is left
 COMPILE_SHARE = 0.3   # of the time at most, before anything is measured
-CASE_SECONDS = {'networks': 40.0, 'layers': 60.0, 'copies': 60.0}  # then a case is given up
+CASE_SECONDS = {'networks': 60.0, 'layers': 60.0, 'copies': 60.0}  # then a case is given up
 SLOW = {'torch.compile reduce-overhead': 150.0}  # ways that may take longer
 GIVEN_UP = 2          # cases after which a way that does not answer is not tried again
 WORKER = 'taolora_ros.bench.gpu_worker'

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from taolora_ros.bench.isolated import failure
 from taolora_ros.bench.peers import COMPILED, LAYER_PEERS
-from taolora_ros.bench.timing import device_quantiles, device_times, graphed, host_us
+from taolora_ros.bench.timing import ROUNDS as TIMED
+from taolora_ros.bench.timing import device_quantiles, graphed, host_us, single_times
 from taolora_ros.quantization import quantize_weight
 
 SIZES = (128, 256, 512, 768, 1024, 4096)
@@ -223,7 +224,7 @@ def exact(x: Tensor, weights: dict, gate: Tensor) -> Tensor:
 def on_device(work: Callable[[], object], times: int = TIMES) -> dict:
     """Return times of a layer on the device, of TIMES in one graph: the host takes longer to launch
     a graph than a small layer runs. ``work`` is captured so many ``times``."""
-    return device_quantiles(device_times(graphed(work, times), replays=1) / TIMES)
+    return device_quantiles(single_times(graphed(work, times), TIMED) / TIMES)
 
 
 def host_to_host(work: Callable[[], object]) -> dict:

@@ -67,7 +67,7 @@ def compile_case(case: dict) -> None:
         options.setdefault('early', can_overlap())
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)
-    for batch in sorted({*EARLY, *case['batches']}):
+    for batch in sorted({*EARLY, *(1 << (b - 1).bit_length() for b in case['batches'])}):
         buffers = make_buffers(model, batch, 'cpu')
         if fetches:
             buffers = on_device(model, buffers, 'cpu')
@@ -103,7 +103,7 @@ def engine_row(model: Model, way: str, batch: int) -> dict:
         row = host_us(lambda: engine.run(windows, gates))
         slot = engine.slot(batch)
         row |= {**graph_times(slot.start), 'launches': len(single(slot.launches)),
-                **counted_bytes(model, name, batch)}
+                **(counted_bytes(model, name, batch) if way in PLAIN else {})}
         if batch == 1:
             row |= jitter(engine, model) | device_jitter(engine, model)
     return {'batch': batch, **row, 'peak_bytes': torch.cuda.max_memory_allocated() - before}
@@ -120,7 +120,8 @@ def start_memory() -> int:
     """Begin to watch the peak of memory; return what is taken already.
 
     What was measured before is gone by then: what torch compiled, workspaces of cuBLAS, cached
-    blocks. So a peak is that of one network and batch: weights, buffers, what libraries take.
+    blocks. So a peak is that of one network and batch: weights, buffers, what libraries take (of an
+    engine also the graphs that it captures at the start, up to 8 windows).
     """
     if 'torch._dynamo' in sys.modules:
         torch._dynamo.reset()
