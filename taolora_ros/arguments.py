@@ -51,6 +51,21 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_running(parser)
 
 
+ONLY_FOR = {  # options of ``evaluate`` that not all of its kinds read
+    'minutes': ('peers', 'signals', 'delay'), 'delays': ('delay',),
+    **dict.fromkeys(('ablation', 'methods', 'full', 'hours', 'windows', 'tune'),
+                    ('comparators',))}
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for an option of ``evaluate`` that would be ignored."""
+    for name, kinds in ONLY_FOR.items():
+        value = getattr(args, name)
+        if value is not None and value is not False and args.kind not in kinds:
+            raise ValueError(f'--{name}: not for evaluate {args.kind}, only for '
+                             f'{", ".join(kinds)}')
+
+
 def add_comparators(parser: argparse.ArgumentParser) -> None:
     """Add what only ``evaluate comparators`` reads."""
     group = parser.add_argument_group('comparators', 'other ways to make the same network small, '

@@ -82,6 +82,7 @@ def _candidate(args: argparse.Namespace, kind: str):
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    arguments.check_options(args)
     if args.kind == 'comparators':
         return _evaluate_comparators(args)
     if args.kind == 'adaptation':
