@@ -23,8 +23,8 @@ from tiny import tiny_models
 
 ENGINES = ('mega', 'fused', 'streams')
 # Mean differences: about what the reference engine's scores differ by when inputs move by 1e-4 of
-# themselves, since activations then round to other codes. Without the LoRA, or with the next token's
-# gates, probabilities are further off; how numbers are rounded is for the tests of kernels.
+# themselves, since activations then round to other codes. Without the LoRA, or with the next
+# token's gates, probabilities are further off; how numbers are rounded is for tests of kernels.
 NEAR = {'probability': {'ecg_beats': 4e-4, 'imu_falls': 1e-3}, 'offset': 0.01, 'anomaly': 0.0025,
         'embedding': 0.02}
 

@@ -39,7 +39,8 @@ ADAPTATION = (('adaptation_ecg', 'adaptation', 'VEB'),
               ('adaptation_imu', 'trained_without_weda', 'falls, wrist never seen'),
               ('adaptation_imu', 'trained_without_weda_alone', '... without teachers'),
               ('adaptation_imu', 'trained_without_weda_seed3', '... seed 3'),
-              ('adaptation_imu', 'trained_without_weda_seed3_alone', '... seed 3, without teachers'),
+              ('adaptation_imu', 'trained_without_weda_seed3_alone',
+               '... seed 3, without teachers'),
               ('adaptation_imu', 'cross_validation', 'falls, known places'))
 
 

@@ -3,8 +3,8 @@
 Of what is replayed on the device rows of the bench have
 
     device_us         how long one takes of many, back to back: what a device gets done
-    device_single_us  from the begin to the end of a single one, nothing else on the device; the start
-                      of its graph on the device is in it
+    device_single_us  from the begin to the end of a single one, nothing else on the device; that
+                      its graph has to be started there is in it
     device_p99_us     the p99 of those (of layers: of graphs of several, a layer)
     p50_us, p99_us    from host to host: started, and waited for
 """
