@@ -137,6 +137,10 @@ def test_fall_rates_come_with_their_hours_and_sources():
     assert figures['activities']['hours'] == 3.0 and figures['activities']['false_alarms'] == 2
     assert figures['sources']['wrist']['se'] is None
     assert figures['sources']['waist']['false_alarms_per_hour'] == 0.5
+    waist, wrist = (figures['sources'][place]['activities'] for place in ('waist', 'wrist'))
+    assert (waist['hours'], waist['false_alarms'], wrist['hours']) == (1.0, 0, 2.0)
+    assert waist['false_alarms_per_hour_upper_95'] == pytest.approx(-math.log(0.05))
+    assert wrist['false_alarms_per_hour_upper_95'] == pytest.approx(poisson_upper(2) / 2)
 
 
 def test_poisson_bound_has_its_coverage():

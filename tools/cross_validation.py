@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
-from kept import count, load, percent, seeds, spread, table
+from kept import count, load, percent, rate, seeds, spread, table
 
 NOTABLE = 10   # wrong VEB decisions from which a record is listed
 SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 ECG, IMU = 'cross_validation_ecg', 'cross_validation_imu'
 BEATS = {'beat': 'R peaks within 150 ms', 'beat_50ms': 'R peaks within 50 ms',
          'veb': 'ventricular beats (VEB)'}
+ALARMS = {'hours': rate, 'false_alarms': count, 'false_alarms_per_hour': rate,
+          'false_alarms_per_hour_upper_95': rate}
 
 
 def figures() -> str:
@@ -42,13 +44,25 @@ def _falls() -> list[list[str]]:
 
 def _fall_row(name: str, precision: str, fall: dict) -> list[str]:
     columns = {'falls': count, 'found': count, 'se': percent, 'false_alarms': count,
-               'hours': _rate, 'false_alarms_per_hour': _rate,
-               'false_alarms_per_hour_upper_95': _rate}
+               'hours': rate, 'false_alarms_per_hour': rate,
+               'false_alarms_per_hour_upper_95': rate}
     return [name, precision.upper(), *(form(fall[key]) for key, form in columns.items())]
 
 
-def _rate(value: float) -> str:
-    return f'{value:.2f}'
+def by_place() -> list[list[str]]:
+    """Return the hours behind rates of false alarms by place: all, and of activities alone."""
+    unseen = load('unseen_source_imu')
+    groups = [('unseen subjects', load(IMU)['int4']['fall']['sources']),
+              ('unseen source', {source: unseen[f'trained_without_{source}']['fall']
+                                 for source in SOURCES})]
+    rows = [['falls, INT4', 'hours', 'false alarms', 'per hour', 'at most (95 %)',
+             'activities alone: hours', 'false alarms', 'per hour', 'at most (95 %)']]
+    for title, sources in groups:
+        for source, name in SOURCES.items():
+            both = sources[source], sources[source]['activities']
+            rows.append([f'{title}: {name}', *(form(fall[key]) for fall in both
+                                               for key, form in ALARMS.items())])
+    return rows
 
 
 def _costs() -> list[list[str]]:
@@ -154,7 +168,7 @@ def by_teachers() -> list[list[str]]:
 
 
 def _by_teachers(name: str, falls: list[dict]) -> list[str]:
-    return [name, count(falls[0]['falls']), _rate(falls[0]['hours']),
+    return [name, count(falls[0]['falls']), rate(falls[0]['hours']),
             *(count(each[key]) for each in falls for key in ('found', 'false_alarms'))]
 
 

@@ -26,6 +26,11 @@ def percent(share: float) -> str:
     return f'{100 * share:.2f}'
 
 
+def rate(value: float) -> str:
+    """Return hours, or how often an hour something happens."""
+    return f'{value:.2f}'
+
+
 def count(number: float) -> str:
     """Return a number of things, or the mean of several."""
     return f'{number:.1f}'.removesuffix('.0')

@@ -158,7 +158,7 @@ def detection() -> str:
         rows = [[row['name'], *(_cell(row, path) for path in columns.values())]
                 for row in load(name)]
         tables.append(table([first, *(heading.strip() for heading in columns)], *rows))
-    return '\n'.join(tables)
+    return '\n'.join([*tables, table(*cross_validation.by_place())])
 
 
 def _cell(row: dict, path: tuple[str, ...]) -> str:

@@ -38,19 +38,22 @@ def count_falls(source: str, duration_s: float, fall_time_s: float | None,
 
 
 def fall_figures(counts: Iterable[FallCount]) -> dict:
-    """Return the figures over ``counts``, with those of activities alone and of each source.
+    """Return the figures over ``counts`` and of each of ``sources``, all with ``activities`` alone.
 
     ``se`` is a fraction from 0 to 1 (None without falls). Rates are per hour of all recordings,
     falls included, with the one-sided 95 % Poisson upper bound.
     """
     counts = list(counts)
-    figures = _rates(counts)
+    sources = sorted({c.source for c in counts})
+    return {**_with_activities(counts), 'sources': {
+        source: _with_activities([c for c in counts if c.source == source])
+        for source in sources}}
+
+
+def _with_activities(counts: list[FallCount]) -> dict:
     activities = _rates([c for c in counts if not c.is_fall])
-    figures['activities'] = {key: activities[key] for key in activities
-                             if key not in ('se', 'falls', 'found')}
-    figures['sources'] = {source: _rates([c for c in counts if c.source == source])
-                          for source in sorted({c.source for c in counts})}
-    return figures
+    return {**_rates(counts), 'activities': {key: value for key, value in activities.items()
+                                             if key not in ('se', 'falls', 'found')}}
 
 
 def _rates(counts: list[FallCount]) -> dict:

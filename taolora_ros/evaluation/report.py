@@ -28,8 +28,10 @@ def _fall_tables(result: dict) -> list[Table]:
                     '≤ per hour (95 %)'):
         table.add_column(heading, justify='left' if heading == 'recordings' else 'right')
     fall = result['fall']
-    for name, row in (('all', fall), ('activities only', fall['activities']),
-                      *fall['sources'].items()):
+    rows = [('all', fall), ('activities only', fall['activities'])]
+    for source, row in fall['sources'].items():
+        rows += [(source, row), (f'{source}, activities only', row['activities'])]
+    for name, row in rows:
         rates = [row['false_alarms_per_hour'], row['false_alarms_per_hour_upper_95']]
         table.add_row(escape(name), *(str(row.get(key, '')) for key in ('falls', 'found')),
                       percent(row['se']) if 'se' in row else '', str(row['false_alarms']),
