@@ -112,6 +112,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--teachers', type=int, default=0, metavar='N',
                         help='train N more networks, of the seeds that follow, and tune towards '
                              'the mean answer of all; they go to NAME.teacherI.fp32.safetensors')
+    parser.add_argument('--hard-negatives', type=float, metavar='SHARE',
+                        help='draw this share of the windows around no event from those that the '
+                             'network gets most wrong, looked up twice (default 0)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
     parser.add_argument('--leave-out', metavar='NAME[,NAME]',

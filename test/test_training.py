@@ -68,7 +68,7 @@ def test_beats_are_labelled_where_they_are():
     draw = sampler(spec, corpus, augment=False)
     end = torch.tensor([3333.0], dtype=torch.float64)
     stretch = torch.tensor([1.1], dtype=torch.float64)
-    batch = draw._cut(torch.tensor([0]), end, stretch)
+    batch = draw.cut(torch.tensor([0]), end, stretch)
     seen = set()
     for at, label in zip(corpus.event_at, corpus.event_class):
         place = spec.window - (3333.0 - at) / 1.1

@@ -19,7 +19,8 @@ BATCH = 9  # odd: two processes share it unevenly
 
 
 def options(steps, save_every):
-    return TrainOptions(steps=steps, batch=BATCH, warmup=2, save_every=save_every)
+    return TrainOptions(steps=steps, batch=BATCH, warmup=2, save_every=save_every,
+                        hard_negatives=0.4)
 
 
 def main(folder, steps, save_every):

@@ -17,14 +17,17 @@ from taolora_ros.spec import SPECS
 from taolora_ros.training.calibration import QuantizeOptions
 from taolora_ros.training.folds import folds_origin, judge_folds, train_folds
 from taolora_ros.training.ranks import joined
-from taolora_ros.training.recipe import Job, make_model, quantize_model
+from taolora_ros.training.recipe import HARD_NEGATIVES, Job, make_model, quantize_model
 from taolora_ros.training.train import TrainOptions
 from taolora_ros.training.tuning import TAUGHT_STEPS, TuneOptions
 
 
 def train_command(args: argparse.Namespace) -> int:
     """Make one model, or cross-validate; return the exit code."""
-    training = TrainOptions(seed=args.seed)
+    hard = HARD_NEGATIVES[args.kind] if args.hard_negatives is None else args.hard_negatives
+    if not 0 <= hard <= 1:
+        raise ValueError(f'--hard-negatives: {hard}, must be 0 to 1')
+    training = TrainOptions(seed=args.seed, hard_negatives=hard)
     if args.steps is not None:
         if args.steps < 1:
             raise ValueError(f'--steps: {args.steps}, at least 1 is needed')

@@ -17,7 +17,8 @@ from taolora_ros.evaluation.evaluate import judge, summarise
 from taolora_ros.model_file import load_model
 from taolora_ros.origin import commit, versions
 from taolora_ros.recordings import Recording, find_files, read_npz
-from taolora_ros.training.recipe import Job, Report, make_model, training_recordings
+from taolora_ros.training.recipe import (
+    Job, Report, make_model, told, training_recordings)
 
 
 def assign_folds(recordings: Iterable[Recording], folds: int) -> list[frozenset[str]]:
@@ -74,11 +75,11 @@ def train_folds(job: Job, folds: int, which: int | None = None,
 
 def _is_of(fold: Job) -> bool:
     """Tell whether the model that is there was made as ``fold`` says, without whom it says."""
-    made = load_model(fold.out).metadata['provenance']
+    made = told(load_model(fold.out))
     wanted = {'training': asdict(fold.training), 'quantization': asdict(fold.quantization),
               'tuning': asdict(fold.tuning), 'left_out': sorted(fold.left_out),
               'teachers': [asdict(teacher.training) for teacher in fold.teacher_jobs]}
-    return wanted == {'teachers': [], **{key: made[key] for key in wanted if key in made}}
+    return wanted == {key: made[key] for key in wanted if key in made}
 
 
 def judge_folds(job: Job, folds: int, precision: str, processes: int | None = None,

@@ -26,6 +26,8 @@ from taolora_ros.training.windows import WindowSampler
 
 STEADY_WINDOWS = 4096
 STEADY_QUANTILE = 0.999
+HARD_NEGATIVES = {'imu': 0.0, 'ecg': 0.0}  # what TrainOptions are made with by default
+NOTABLE = 0.005  # of what is mined: rarer kinds are not told
 Report = Callable[[str, float, str], None]  # what is being done, share done, how it goes
 
 
@@ -91,13 +93,22 @@ def make_model(job: Job, report: Report = lambda *_: None) -> None:
 def _train_network(job: Job, corpus: Corpus, stage: str, report: Report) -> None:
     """Train one network and write its full-precision file."""
     spec, device, steps = SPECS[job.kind], pick_device(job.device), job.training.steps
+    mined: dict[str, dict] = {}
+
+    def note(step: int, shares: dict[str, float]) -> None:
+        mined[str(step)] = {kind: share for kind, share in shares.items() if share >= NOTABLE}
+        most = ', '.join(f'{kind} {share:.0%}' for kind, share in list(shares.items())[:3])
+        report(f'{stage}, hard negatives', (step + 1) / steps, f'step {step}: {most or "none"}')
+
     network = train(spec, corpus, job.training, device, job.out.with_suffix('.checkpoint'),
                     job.resume, lambda step, loss: report(stage, (step + 1) / steps,
                                                           f'step {step}, loss {loss:.4f}'),
-                    job.ranks)
+                    job.ranks, note)
     if job.ranks.first:
         scale = anomaly_scale(spec, network.to(device), corpus, device)
-        save_model(job.full_precision, spec, network, scale, _provenance(job, corpus, device), {})
+        provenance = _provenance(job, corpus, device)
+        save_model(job.full_precision, spec, network, scale,
+                   {**provenance, 'mined': mined} if mined else provenance, {})
 
 
 def _is_kept(teacher: Job, corpus: Corpus) -> bool:
@@ -109,12 +120,19 @@ def _is_kept(teacher: Job, corpus: Corpus) -> bool:
     if there and teacher.ranks.first:
         model = load_model(teacher.full_precision)
         wanted = _provenance(teacher, corpus, pick_device(teacher.device))
-        made = model.metadata['provenance']
+        made = told(model)
         if model.spec != SPECS[teacher.kind] or any(
                 made.get(key) != wanted[key] for key in ('training', 'subjects', 'left_out')):
             raise ValueError(f'{teacher.full_precision}: was trained with other options; remove '
                              'it or use the same')
     return bool(teacher.ranks.gather(torch.tensor(there))[0])
+
+
+def told(model: Model) -> dict:
+    """Return the provenance of ``model``, with what files do not say that were made before."""
+    made, usual = model.metadata['provenance'], {'hard_negatives': 0.0}
+    return {**made, 'training': {**usual, **made.get('training', {})},
+            'teachers': [{**usual, **one} for one in made.get('teachers', [])]}
 
 
 def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None = None,

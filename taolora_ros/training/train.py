@@ -15,13 +15,17 @@ import torch.nn.functional as F
 from taolora_ros.network import TaoNetwork
 from taolora_ros.spec import ModelSpec
 from taolora_ros.training.corpus import IGNORE, Corpus
+from taolora_ros.training.mining import Miner, Told
 from taolora_ros.training.ranks import Ranks
 from taolora_ros.training.windows import Batch, WindowSampler
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train; the defaults made the shipped models."""
+    """How to train; the defaults made the shipped models.
+
+    ``hard_negatives`` is the part of the windows around no event that is mined (``mining.py``).
+    """
 
     steps: int = 3000
     batch: int = 256
@@ -35,17 +39,19 @@ class TrainOptions:
     rebuild_weight: float = 0.05
     seed: int = 0
     save_every: int = 500
+    hard_negatives: float = 0.0
 
 
 def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.device,
           checkpoint: Path | None = None, resume: bool = False,
           report: Callable[[int, float], None] = lambda step, loss: None,
-          ranks: Ranks = Ranks()) -> TaoNetwork:
+          ranks: Ranks = Ranks(), mined: Told = lambda step, shares: None) -> TaoNetwork:
     """Train on ``corpus`` and return the network with averaged weights, in eval mode, on the CPU.
 
     ``checkpoint`` is written every ``save_every`` steps; with ``resume`` training goes on from it
     (same options, subjects, ranks, else ValueError) and draws what it would have drawn. ``report``
-    gets step and loss. Each of several ranks trains on its share of every batch.
+    gets step and loss, ``mined`` what hard negatives are drawn from, by group of the corpus. Each
+    of several ranks trains on its share of every batch.
     """
     torch.manual_seed(options.seed)
     generator = torch.Generator(device).manual_seed(ranks.seed(options.seed))
@@ -55,13 +61,15 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
     average = copy.deepcopy(network)
     optimizer = _optimizer(network, options, device)
     sampler = WindowSampler(spec, corpus, device, generator)
+    miner = Miner(sampler, corpus.group, options.hard_negatives, options.steps, mined)
     share, parallel = ranks.share(options.batch), ranks.parallel(network)
     if ranks.count > 1:
         torch.manual_seed(ranks.seed(options.seed))  # dropout; all began with the same weights
     first, of = 0, _what_is_trained(spec, corpus, options)
     if resume and checkpoint is not None and checkpoint.exists():
-        first = _restore(checkpoint, of, ranks, network, average, optimizer, generator)
+        first = _restore(checkpoint, of, ranks, network, average, optimizer, generator, miner)
     for step in range(first, options.steps):
+        miner.mine(step, average, ranks)
         for group in optimizer.param_groups:
             group['lr'] = options.learning_rate * _schedule(step, options)
         loss = _step(network, parallel, sampler.draw(share), options)
@@ -73,7 +81,7 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
         if step % 50 == 0 or step == options.steps - 1:
             report(step, loss.item())
         if checkpoint is not None and (step + 1) % options.save_every == 0:
-            _save(checkpoint, step + 1, of, ranks, network, average, optimizer, generator)
+            _save(checkpoint, step + 1, of, ranks, network, average, optimizer, generator, miner)
     return average.cpu().eval()
 
 
@@ -130,7 +138,7 @@ def _what_is_trained(spec: ModelSpec, corpus: Corpus, options: TrainOptions) -> 
 
 
 def _save(path: Path, step: int, of: dict, ranks: Ranks, network, average, optimizer,
-          generator):
+          generator, miner: Miner):
     """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
     random = ranks.gather(generator.get_state().cpu())
     dropout = ranks.gather(_dropout_state(network).cpu())
@@ -139,12 +147,12 @@ def _save(path: Path, step: int, of: dict, ranks: Ranks, network, average, optim
     partial = path.with_suffix('.partial')
     torch.save({'step': step, 'of': of, 'network': network.state_dict(),
                 'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
-                'random': random, 'dropout': dropout}, partial)
+                'random': random, 'dropout': dropout, 'mined': miner.found}, partial)
     partial.replace(path)
 
 
 def _restore(path: Path, of: dict, ranks: Ranks, network, average, optimizer,
-             generator) -> int:
+             generator, miner: Miner) -> int:
     state = torch.load(path, map_location=next(network.parameters()).device, weights_only=True)
     if state.get('of') != of:
         raise ValueError(f'{path}: was written with other options or subjects; remove it or use '
@@ -157,6 +165,7 @@ def _restore(path: Path, of: dict, ranks: Ranks, network, average, optimizer,
     optimizer.load_state_dict(state['optimizer'])
     generator.set_state(state['random'][ranks.rank].cpu())
     _set_dropout_state(network, state['dropout'][ranks.rank].cpu())
+    miner.restore({step: found.cpu() for step, found in state['mined'].items()})
     return state['step']
 
 

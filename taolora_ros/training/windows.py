@@ -38,8 +38,20 @@ class Batch:
     offsets: Tensor
 
 
+@dataclass
+class Moments:
+    """What windows are aimed at, (n,) each: its recording, its row, and how often it is drawn."""
+
+    recording: Tensor
+    at: Tensor
+    weight: Tensor
+
+
 class WindowSampler:
-    """Draw batches from a corpus; half of the windows lie around a rare event."""
+    """Draw batches from a corpus; half of the windows lie around a rare event.
+
+    Of the others a part ``hard_share`` lies around ``hard`` moments, once these are mined.
+    """
 
     def __init__(self, spec: ModelSpec, corpus: Corpus, device: torch.device,
                  generator: torch.Generator, augment: bool = True):
@@ -64,7 +76,9 @@ class WindowSampler:
             raise ValueError('training data: no annotated event')
         self.recording_weight = torch.as_tensor(_even(corpus.group, corpus.weight), device=device)
         rarity = self._rarity(corpus)
-        self.event_weight = torch.as_tensor(rarity, device=device)
+        self.events = Moments(self.event_recording, self.event_at[:len(rarity)],
+                              torch.as_tensor(rarity, device=device))
+        self.hard, self.hard_share = None, 0.0
         if spec.kind == 'ecg':
             donors = rarity * (corpus.event_class == spec.classes.index('V'))
             self.donor_weight = torch.as_tensor(donors, device=device)
@@ -86,25 +100,32 @@ class WindowSampler:
 
     def draw(self, batch: int, aim: float = 0.5) -> Batch:
         """Return one batch of fresh windows, a share ``aim`` of them around a rare event."""
-        length, aimed = self.spec.window, round(batch * aim)
+        aimed = round(batch * aim)
+        hard = round((batch - aimed) * self.hard_share)
         recording = torch.multinomial(self.recording_weight, batch, True, generator=self.random)
+        first = self.start[recording] + self.spec.patch
+        end = first + self.draws.uniform(batch) * (self.stop[recording] - first)
+        for place, moments in ((slice(0, aimed), self.events),
+                               (slice(aimed, aimed + hard), self.hard)):
+            if place.start < place.stop:
+                recording[place], end[place] = self._aim(moments, place.stop - place.start)
         first, last = self.start[recording] + self.spec.patch, self.stop[recording]
-        end = first + self.draws.uniform(batch) * (last - first)
-        if aimed:
-            event = torch.multinomial(self.event_weight, aimed, True, generator=self.random)
-            recording[:aimed] = self.event_recording[event]
-            first, last = self.start[recording] + self.spec.patch, self.stop[recording]
-            end[:aimed] = self.event_at[event] + self.draws.uniform(aimed) * length
         end = torch.minimum(torch.maximum(end.round(), first), last)   # (B,) exclusive
         stretch = torch.ones(batch, device=self.device, dtype=torch.float64)
         if self.augment:
             low, high = self.how.slowest, self.how.fastest
             change = low + (high - low) * self.draws.uniform(batch)
             stretch = torch.where(self.draws.chance(batch, 0.7), change, stretch)
-        return self._cut(recording, end.double(), stretch)
+        return self.cut(recording, end.double(), stretch)
 
-    def _cut(self, recording: Tensor, end: Tensor, stretch: Tensor) -> Batch:
-        """Interpolate the windows that end at ``end`` (B,) and label their tokens."""
+    def _aim(self, moments: Moments, count: int) -> tuple[Tensor, Tensor]:
+        """Return recording and end (count,) of windows with one of ``moments`` somewhere in."""
+        chosen = torch.multinomial(moments.weight, count, True, generator=self.random)
+        return (moments.recording[chosen],
+                (moments.at[chosen] + self.draws.uniform(count) * self.spec.window).float())
+
+    def cut(self, recording: Tensor, end: Tensor, stretch: Tensor) -> Batch:
+        """Interpolate the windows that end at row ``end`` (B,) and label their tokens."""
         length = self.spec.window
         begin = self.start[recording].double()
         if self.augment:  # now and then the signal has only just begun
