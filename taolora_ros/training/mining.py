@@ -1,10 +1,11 @@
 """Hard negatives: moments that a network in training takes for something rare, drawn more often.
 
-At some points of a training, all windows in which nothing rare happens are scored by the network as
-it stands, undisturbed, one every half window. From then on a share of the windows is aimed at the
-moments that it is most wrong about, in proportion to how wrong it is (hard negatives: Felzenszwalb
-et al. 2010, Object detection with discriminatively trained part-based models; by what is lost:
-Shrivastava et al. 2016, Training region-based object detectors with online hard example mining).
+At some points of a training, windows of activities (of a heart: windows without a rare beat), one
+every half window, are scored by the network as it stands, undisturbed. From then on a share of the
+windows is aimed at the moments that it is most wrong about, in proportion to how wrong it is (hard
+negatives: Felzenszwalb et al. 2010, Object detection with discriminatively trained part-based
+models; by what is lost: Shrivastava et al. 2016, Training region-based object detectors with online
+hard example mining).
 
     W  windows scored      M  moments mined
 """
@@ -62,6 +63,8 @@ def hardest(network: TaoNetwork, sampler: WindowSampler) -> Tensor:
     plain.augment = False
     network.eval()
     recording, end = _grid(plain)
+    if not len(recording):
+        return torch.zeros(3, 0, dtype=torch.float64)
     parts = [_worst(network, plain, *part) for part in zip(recording.split(BATCH),
                                                            end.split(BATCH))]
     at, wrong = (torch.cat(part).cpu().numpy() for part in zip(*parts))
@@ -73,13 +76,19 @@ def hardest(network: TaoNetwork, sampler: WindowSampler) -> Tensor:
 
 
 def _grid(sampler: WindowSampler) -> tuple[Tensor, Tensor]:
-    """Return recording and end (W,) of windows that cover all recordings, each by half."""
+    """Return recording and end (W,) of windows that cover recordings, each by half.
+
+    Those of a fall are left out: where in them it begins and ends is not known exactly.
+    """
+    fall = set(sampler.event_recording.tolist()) if sampler.spec.kind == 'imu' else set()
     step = sampler.spec.window // 2
-    ends = [torch.arange(stop, min(start + step, stop - 1), -step) for start, stop in zip(
-        sampler.start.tolist(), sampler.stop.tolist())]
-    recording = torch.repeat_interleave(torch.arange(len(ends)),
-                                        torch.tensor([len(each) for each in ends]))
-    return recording.to(sampler.device), torch.cat(ends).double().to(sampler.device)
+    bounds = zip(sampler.start.tolist(), sampler.stop.tolist())
+    ends = {i: torch.arange(stop, min(start + step, stop - 1), -step)
+            for i, (start, stop) in enumerate(bounds) if i not in fall}
+    empty = torch.zeros(0, dtype=torch.long)
+    recording = torch.cat([empty, *(torch.full_like(each, i) for i, each in ends.items())])
+    end = torch.cat([empty, *ends.values()])
+    return recording.to(sampler.device), end.double().to(sampler.device)
 
 
 def _worst(network: TaoNetwork, sampler: WindowSampler, recording: Tensor, end: Tensor
