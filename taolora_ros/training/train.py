@@ -50,16 +50,14 @@ def train(spec: ModelSpec, corpus: Corpus, options: TrainOptions, device: torch.
 
     ``checkpoint`` is written every ``save_every`` steps; with ``resume`` training goes on from it
     (same options, subjects, ranks, else ValueError) and draws what it would have drawn. ``report``
-    gets step and loss, ``mined`` what hard negatives are drawn from, by group of the corpus. Each
-    of several ranks trains on its share of every batch.
+    gets step and loss, ``mined`` step and shares. Each of several ranks trains on its share.
     """
     torch.manual_seed(options.seed)
     generator = torch.Generator(device).manual_seed(ranks.seed(options.seed))
     network = TaoNetwork(spec).to(device)
     for block in network.blocks:
         block.dropout.p = options.dropout
-    average = copy.deepcopy(network)
-    optimizer = _optimizer(network, options, device)
+    average, optimizer = copy.deepcopy(network), _optimizer(network, options, device)
     sampler = WindowSampler(spec, corpus, device, generator)
     miner = Miner(sampler, corpus.group, options.hard_negatives, options.steps, mined)
     share, parallel = ranks.share(options.batch), ranks.parallel(network)
