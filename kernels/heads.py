@@ -23,37 +23,44 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from taolora_ros.kernels.int4 import fine_product, wait_for_previous
+from taolora_ros.kernels.int4 import add_up, fine_product, wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
+from taolora_ros.kernels.patches import load_patches
 from taolora_ros.kernels.rows import EPS, norm_statistics
 
 MARGIN = tl.constexpr(0.25)  # spec.OFFSET_MARGIN, held equal by a test
 
 
 @triton.jit
-def load_columns(x, weight, norms, row, row_ok, block, D: tl.constexpr, Y: tl.constexpr,
-                 BD: tl.constexpr, BY: tl.constexpr):
-    """Load BD numbers of rows, and what belongs to them: scale and shift of the norm, weights."""
+def load_numbers(x, row, row_ok, block, D: tl.constexpr, BD: tl.constexpr):
+    """Load BD numbers of rows."""
+    d = block * BD + tl.arange(0, BD)
+    return tl.load(x + row[:, None] * D + d[None, :], mask=row_ok[:, None] & (d < D)[None, :],
+                   other=0.0)
+
+
+@triton.jit
+def load_columns(weight, norms, block, D: tl.constexpr, Y: tl.constexpr, BD: tl.constexpr,
+                 BY: tl.constexpr):
+    """Load what belongs to BD numbers of rows: scale and shift of the norm, weights."""
     d, y = block * BD + tl.arange(0, BD), tl.arange(0, BY)
-    value = tl.load(x + row[:, None] * D + d[None, :], mask=row_ok[:, None] & (d < D)[None, :],
-                    other=0.0)
     scale = tl.load(norms + d, mask=d < D, other=0.0)
     shift = tl.load(norms + D + d, mask=d < D, other=0.0)
     place = tl.arange(0, BD // 16)[:, None, None] * 16 + tl.arange(0, 16)[None, :, None]
     place += block * BD
     matrix = tl.load(weight + place * Y + y[None, None, :],
                      mask=(place < D) & (y < Y)[None, None, :], other=0.0)
-    return value, scale, shift, matrix
+    return scale, shift, matrix
 
 
 @triton.jit
-def normed_product(loaded, mean, rstd, embedding, row, row_ok, block, D: tl.constexpr,
+def normed_product(value, columns, mean, rstd, embedding, row, row_ok, block, D: tl.constexpr,
                    BM: tl.constexpr, BD: tl.constexpr):
-    """Norm a block that `load_columns` loaded and store it; return its products (BD / 16, BM, BY).
+    """Norm a block of numbers and store it; return its products (BD / 16, BM, BY).
 
     Each warp makes those of other inputs: of so few columns all would make the same.
     """
-    value, scale, shift, matrix = loaded
+    scale, shift, matrix = columns
     d = block * BD + tl.arange(0, BD)
     value = (value - mean[:, None]) * rstd[:, None] * scale[None, :] + shift[None, :]
     value = tl.where((d < D)[None, :], value, 0.0)
@@ -63,26 +70,25 @@ def normed_product(loaded, mean, rstd, embedding, row, row_ok, block, D: tl.cons
 
 
 @triton.jit
-def read_off(x, weight, bias, norms, embedding, row, row_ok, D: tl.constexpr, Y: tl.constexpr,
-             BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr):
+def read_off(x, weight, bias, norms, columns, embedding, row, row_ok, D: tl.constexpr,
+             Y: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr):
     """Return H (BM, BY) of rows of tokens; store what it is read off.
 
-    All of a block is loaded before anything is computed.
+    ``bias`` (BY,) and ``columns``, those of the first block, are loaded already.
     """
-    loaded = load_columns(x, weight, norms, row, row_ok, 0, D, Y, BD, BY)
+    value = load_numbers(x, row, row_ok, 0, D, BD)
     if D <= BD:
-        value = loaded[0]
         mean = tl.sum(value, 1) / D
         away = tl.where((tl.arange(0, BD) < D)[None, :], value - mean[:, None], 0.0)
         rstd = 1.0 / tl.sqrt(tl.sum(away * away, 1) / D + EPS)
     else:
         mean, rstd = norm_statistics(x, row, row_ok, D, BD, BM)
-    total = normed_product(loaded, mean, rstd, embedding, row, row_ok, 0, D, BM, BD)
+    total = normed_product(value, columns, mean, rstd, embedding, row, row_ok, 0, D, BM, BD)
     for block in range(1, (D + BD - 1) // BD):
-        more = load_columns(x, weight, norms, row, row_ok, block, D, Y, BD, BY)
-        total += normed_product(more, mean, rstd, embedding, row, row_ok, block, D, BM, BD)
-    y = tl.arange(0, BY)
-    return tl.sum(total, 0) + tl.load(bias + y, mask=y < Y, other=0.0)[None, :]
+        value = load_numbers(x, row, row_ok, block, D, BD)
+        more = load_columns(weight, norms, block, D, Y, BD, BY)
+        total += normed_product(value, more, mean, rstd, embedding, row, row_ok, block, D, BM, BD)
+    return add_up(total) + bias[None, :]
 
 
 @triton.jit
@@ -98,15 +104,13 @@ def store_scores(h, probability, offset, row, row_ok, K: tl.constexpr, BY: tl.co
 
 
 @triton.jit
-def to_rebuild(windows, weight2, bias2, row, row_ok, Y: tl.constexpr, C: tl.constexpr,
-               BY: tl.constexpr, BC: tl.constexpr):
-    """Load the patches (BM, BC) of rows, and what rebuilds them: a matrix (BY, BC) and biases."""
+def load_rebuilding(weight2, bias2, Y: tl.constexpr, C: tl.constexpr, BY: tl.constexpr,
+                    BC: tl.constexpr):
+    """Load what patches are rebuilt with: a matrix (BY, BC) and biases (BC,)."""
     y, c = tl.arange(0, BY), tl.arange(0, BC)
-    patches = tl.load(windows + row[:, None] * C + c[None, :],
-                      mask=row_ok[:, None] & (c < C)[None, :], other=0.0)
     matrix = tl.load(weight2 + y[:, None] * C + c[None, :],
                      mask=(y < Y)[:, None] & (c < C)[None, :], other=0.0)
-    return patches, matrix, tl.load(bias2 + c, mask=c < C, other=0.0)
+    return matrix, tl.load(bias2 + c, mask=c < C, other=0.0)
 
 
 @triton.jit
@@ -119,26 +123,27 @@ def rebuild_errors(h, patches, matrix, bias, row_ok, PRECISION: tl.constexpr):
 
 @triton.jit
 def store_anomaly(squares, scale, anomaly, T: tl.constexpr, C: tl.constexpr,
-                  FEATURES: tl.constexpr, BC: tl.constexpr):
+                  FEATURES: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr):
     """Store one window's anomaly (F,) from squared errors (BC,) summed over its T tokens."""
-    c = tl.arange(0, BC)
-    for f in tl.static_range(FEATURES):
-        total = tl.sum(tl.where(c % FEATURES == f, squares, 0.0), 0)
-        mean = total / (T * C // FEATURES)
-        tl.store(anomaly + f, tl.sqrt(mean) / tl.load(scale + f))
+    c, f = tl.arange(0, BC), tl.arange(0, BF)
+    of = (c % FEATURES)[:, None] == f[None, :]
+    mean = tl.sum(tl.where(of, squares[:, None], 0.0), 0) / (T * C // FEATURES)
+    tl.store(anomaly + f, tl.sqrt(mean) / scale, mask=f < FEATURES)
 
 
 @triton.jit
 def close_window(squares, counters, scale, anomaly, window, T: tl.constexpr, C: tl.constexpr,
-                 FEATURES: tl.constexpr, BC: tl.constexpr, TILES: tl.constexpr):
+                 FEATURES: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, TILES: tl.constexpr):
     """Add up a window's anomaly in the last of its programs to come here; clear its counters."""
+    f = tl.arange(0, BF)
+    scales = tl.load(scale + f, mask=f < FEATURES, other=1.0)
     tl.debug_barrier()
     if tl.atomic_add(counters + 2 * window + 1, 1, sem='acq_rel') == TILES - 1:
         total = tl.zeros((BC,), tl.float32)
         at = squares + window * TILES * BC + tl.arange(0, BC)
         for tile in range(TILES):
             total += tl.load(at + tile * BC, cache_modifier='.cg')
-        store_anomaly(total, scale, anomaly + window * FEATURES, T, C, FEATURES, BC)
+        store_anomaly(total, scales, anomaly + window * FEATURES, T, C, FEATURES, BC, BF)
         tl.store(counters + 2 * window, 0)  # everybody is past them: ready for the next launch
         tl.store(counters + 2 * window + 1, 0)
 
@@ -148,19 +153,27 @@ def heads_kernel(x, windows, weight, weight2, norm, biases, probability, offset,
                  embedding, squares, counters, T: tl.constexpr, D: tl.constexpr,
                  K: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, FEATURES: tl.constexpr,
                  BM: tl.constexpr, BD: tl.constexpr, BY: tl.constexpr, BC: tl.constexpr,
-                 PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
-    """Read off BM tokens of one window."""
-    wait_for_previous(EARLY)
+                 BF: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
+    """Read off BM tokens of one window.
+
+    What no other kernel writes is loaded before the one in front has ended.
+    """
     tile, window = tl.program_id(0), tl.program_id(1)
     TILES: tl.constexpr = (T + BM - 1) // BM
     t = tile * BM + tl.arange(0, BM)
     row, row_ok = window * T + t, t < T
-    patches, matrix, bias = to_rebuild(windows, weight2, biases + Y, row, row_ok, Y, C, BY, BC)
-    h = read_off(x, weight, biases, norm, embedding, row, row_ok, D, Y, BM, BD, BY)
+    y = tl.arange(0, BY)
+    bias = tl.load(biases + y, mask=y < Y, other=0.0)
+    columns = load_columns(weight, norm, 0, D, Y, BD, BY)
+    matrix, bias2 = load_rebuilding(weight2, biases + Y, Y, C, BY, BC)
+    wait_for_previous(EARLY)
+    patches = load_patches(windows, row, row_ok, C, BC)
+    h = read_off(x, weight, bias, norm, columns, embedding, row, row_ok, D, Y, BM, BD, BY)
     store_scores(h, probability, offset, row, row_ok, K, BY)
-    found = rebuild_errors(h, patches, matrix, bias, row_ok, PRECISION)
+    found = rebuild_errors(h, patches, matrix, bias2, row_ok, PRECISION)
     tl.store(squares + (window * TILES + tile) * BC + tl.arange(0, BC), found)
-    close_window(squares, counters, biases + Y + C, anomaly, window, T, C, FEATURES, BC, TILES)
+    close_window(squares, counters, biases + Y + C, anomaly, window, T, C, FEATURES, BC, BF,
+                 TILES)
 
 
 def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, norm: Tensor,
@@ -177,7 +190,8 @@ def heads_launch(x: Tensor, windows: Tensor, weight: Tensor, weight2: Tensor, no
         'embedding': embedding, 'squares': torch.empty(batch * tiles * room, device=place),
         'counters': torch.zeros(2 * batch, dtype=torch.int32, device=place)}, {
         'T': tokens, 'D': width, 'K': classes, 'Y': columns, 'C': size, 'FEATURES': features,
-        'BM': block_m, 'BD': 128, 'BY': wide, 'BC': room, 'PRECISION': precision},
+        'BM': block_m, 'BD': 128, 'BY': wide, 'BC': room, 'BF': power(features),
+        'PRECISION': precision},
         warps=2 if wide == 16 else 4)  # few columns are not work for more
 
 

@@ -19,36 +19,65 @@ from taolora_ros.kernels.launch import Launch, ceil_div
 
 
 @triton.jit
-def embed(windows, weight, bias, row, row_ok, n, n_ok, C: tl.constexpr, D: tl.constexpr,
-          BC: tl.constexpr, PRECISION: tl.constexpr):
-    """Return tokens (BM, BN) of the patches ``row`` in the columns n."""
+def load_embedding(weight, bias, n, n_ok, C: tl.constexpr, D: tl.constexpr, BC: tl.constexpr):
+    """Load the columns n (BN,) of W (BC, BN) and b."""
     c = tl.arange(0, BC)
-    patch = tl.load(windows + row[:, None] * C + c[None, :],
-                    mask=row_ok[:, None] & (c < C)[None, :], other=0.0)
     matrix = tl.load(weight + c[:, None] * D + n[None, :],
                      mask=(c < C)[:, None] & n_ok[None, :], other=0.0)
-    return (tl.dot(patch, matrix, input_precision=PRECISION)
-            + tl.load(bias + n, mask=n_ok, other=0.0)[None, :])
+    return matrix, tl.load(bias + n, mask=n_ok, other=0.0)
+
+
+@triton.jit
+def load_patches(windows, row, row_ok, C: tl.constexpr, BC: tl.constexpr):
+    """Load the patches (BM, BC) of rows."""
+    c = tl.arange(0, BC)
+    return tl.load(windows + row[:, None] * C + c[None, :],
+                   mask=row_ok[:, None] & (c < C)[None, :], other=0.0)
+
+
+@triton.jit
+def embed(patches, columns, PRECISION: tl.constexpr):
+    """Return tokens (BM, BN) of patches, in some `load_embedding` columns."""
+    matrix, bias = columns
+    return tl.dot(patches, matrix, input_precision=PRECISION) + bias[None, :]
 
 
 @triton.jit(do_not_specialize=['rows'])
-def patches_kernel(windows, weight, bias, out, rows, C: tl.constexpr, D: tl.constexpr,
-                   BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
-                   PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
-    """Embed BM patches, BN columns of them."""
-    wait_for_previous(EARLY)
+def patches_kernel(windows, weight, bias, out, gates, own_windows, own_gates, rows,
+                   C: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                   BC: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr = False):
+    """Embed BM patches, BN columns of them; keep what comes from the host."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
-    x = embed(windows, weight, bias, row, row < rows, n, n < D, C, D, BC, PRECISION)
-    tl.store(out + row[:, None] * D + n[None, :], x, mask=(row < rows)[:, None] & (n < D)[None, :])
+    c, row_ok = tl.arange(0, BC), row < rows
+    columns = load_embedding(weight, bias, n, n < D, C, D, BC)
+    wait_for_previous(EARLY)
+    if own_windows is not None:  # before the patches: nothing waits for it
+        opened = tl.load(gates + row, mask=row_ok)
+    patches = load_patches(windows, row, row_ok, C, BC)
+    if own_windows is not None:
+        tl.store(own_windows + row[:, None] * C + c[None, :], patches,
+                 mask=row_ok[:, None] & (c < C)[None, :])
+        tl.store(own_gates + row, opened, mask=row_ok)
+    x = embed(patches, columns, PRECISION)
+    tl.store(out + row[:, None] * D + n[None, :], x, mask=row_ok[:, None] & (n < D)[None, :])
 
 
-def patches_launch(windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor, block_m: int = 16,
+def patches_launch(windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor,
+                   fetch: tuple[Tensor, Tensor, Tensor] | None = None, block_m: int = 16,
                    block_n: int = 64, precision: str = 'tf32x3') -> Launch:
-    """Return the launch of X (B T, D) into ``out``; ``windows`` are as many numbers as P."""
+    """Return the launch of X (B T, D) into ``out``; ``windows`` are as many numbers as P.
+
+    ``fetch``: gates (B T,) of the host, whose windows ``windows`` are then, and where to keep
+    windows and gates on the GPU.
+    """
     size, width = weight.shape
+    gates, own_windows, own_gates = fetch or (None, None, None)
+    if fetch:  # once across the bus
+        block_n = triton.next_power_of_2(width)
     return Launch(patches_kernel, (ceil_div(len(out), block_m), ceil_div(width, block_n)), {
-        'windows': windows, 'weight': weight, 'bias': bias, 'out': out, 'rows': len(out)}, {
+        'windows': windows, 'weight': weight, 'bias': bias, 'out': out, 'gates': gates,
+        'own_windows': own_windows, 'own_gates': own_gates, 'rows': len(out)}, {
         'C': size, 'D': width, 'BM': block_m, 'BN': block_n,
         'BC': max(triton.next_power_of_2(size), 16), 'PRECISION': precision})
 

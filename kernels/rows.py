@@ -79,6 +79,14 @@ def norm_statistics(x, row, row_ok, K: tl.constexpr, H: tl.constexpr, BM: tl.con
 
 
 @triton.jit
+def row_statistics(value, k_ok, K: tl.constexpr):
+    """Return mean and 1 / deviation of whole rows (BM, BK), zero where they are not ``k_ok``."""
+    mean = tl.sum(value, 1) / K
+    away = tl.where(k_ok[None, :], value - mean[:, None], 0.0)
+    return mean, 1.0 / tl.sqrt(tl.sum(away * away, 1) / K + EPS)
+
+
+@triton.jit
 def statistics(x, row, row_ok, x0, x1, K: tl.constexpr, GROUPS: tl.constexpr, H: tl.constexpr,
                BM: tl.constexpr, NORM: tl.constexpr):
     """Return `norm_statistics`, of the halves ``x0`` and ``x1`` where they are whole rows.

@@ -1,7 +1,8 @@
 """How a tile of a layer walks over K blocks: both integer products and the low-rank ones.
 
 K blocks, tiles of weights and of A are those of layout.py. Integer sums are of 16 times the weights
-until the end, see int4.py.
+until the end, see int4.py. A narrow tile of a single K block loads and unpacks what it multiplies
+by before the kernel in front has ended (`only_block`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from taolora_ros.kernels.int4 import nibbles, scaled
-from taolora_ros.kernels.rows import (add_low_rank, factors_at, load_block, quantized_half,
-                                      statistics)
+from taolora_ros.kernels.int4 import add_up, nibbles, scaled
+from taolora_ros.kernels.rows import (add_low_rank, factors_at, half_vectors, load_block,
+                                      load_half, norm_statistics, quantized_half,
+                                      row_statistics, statistics)
 
 
 @triton.jit
@@ -59,7 +61,64 @@ def walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, K: tl.const
             u = add_low_rank(u, v1, d1, factors_at(second, H, 2 * H, RANK, PARTS), PARTS)
     if GROUPS == 1:
         total = (sums >> 4).to(tl.float32)
-    return total, tl.sum(u, 0)
+    return total, add_up(u)
+
+
+@triton.jit
+def load_block_weights(codes, a, vectors, code_at, block, K: tl.constexpr, RANK: tl.constexpr,
+                       PARTS: tl.constexpr, H: tl.constexpr, CODE_STEP: tl.constexpr,
+                       A_STEP: tl.constexpr, NORM: tl.constexpr, ASM: tl.constexpr):
+    """Return a K block's weights (2 H, BN), 16 times them, A's rows, and `half_vectors` (2 H,).
+
+    A's rows for V - Q4(V) and for V are (4, H / 2, R) each: each warp multiplies other ones.
+    """
+    k = 2 * block * H + tl.arange(0, 2 * H)
+    inverse, weight, bias = half_vectors(vectors, k, k < K, K, NORM)
+    low, high = nibbles(tl.load(codes + block * CODE_STEP + code_at).to(tl.int8, bitcast=True),
+                        ASM)
+    both = tl.permute(tl.join(low, high), (2, 0, 1))
+    weights = tl.reshape(both, (2 * H, low.shape[1]))
+    share, k, r = tl.arange(0, 4), tl.arange(0, H // 2), tl.arange(0, RANK)
+    at = (share[:, None, None] * (H // 2) + k[None, :, None]) * RANK + r[None, None, :]
+    at += block * A_STEP
+    a_value = tl.load(a + at + (PARTS - 1) * 2 * H * RANK)
+    a_dropped = a_value
+    if PARTS == 2:
+        a_dropped = tl.load(a + at)
+    return weights, a_dropped, a_value, inverse, weight, bias
+
+
+@triton.jit
+def in_shares(x):
+    """Return numbers (BM, BK) as (4, BM, BK / 4), in float16."""
+    x = tl.reshape(x.to(tl.float16), (x.shape[0], 4, x.shape[1] // 4))
+    return tl.permute(x, (1, 0, 2))
+
+
+@triton.jit
+def only_block(x, held, row, row_ok, block, K: tl.constexpr, RANK: tl.constexpr,
+               PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr,
+               ZERO: tl.constexpr):
+    """Return the sums (BM, BN) of a K block, and four parts of U, side by side (BM, 4 R).
+
+    ``held`` is what `load_block_weights` gave; scales have one group.
+    """
+    k = 2 * block * H + tl.arange(0, 2 * H)
+    k_ok = k < K
+    value = load_half(x, row, row_ok, k, k_ok, K)
+    mean, rstd = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    if NORM and K > 2 * H:
+        mean, rstd = norm_statistics(x, row, row_ok, K, H, BM)
+    elif NORM:
+        mean, rstd = row_statistics(value, k_ok, K)
+    value, dropped, code = quantized_half(value, held[3], held[4], held[5], mean, rstd, NORM,
+                                          ZERO)
+    sums = tl.dot(code, held[0], out_dtype=tl.int32)
+    u = tl.zeros((4, BM, RANK), tl.float32)
+    if PARTS == 2:
+        u = tl.dot(in_shares(dropped), held[1], u)
+    u = tl.dot(in_shares(value), held[2], u)
+    return (sums >> 4).to(tl.float32), tl.reshape(tl.permute(u, (1, 0, 2)), (BM, 4 * RANK))
 
 
 @triton.jit

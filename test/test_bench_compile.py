@@ -33,7 +33,7 @@ def taolora(*arguments):
 
 
 @pytest.mark.parametrize('target, engine, families', [
-    ('sm_87', 'fused', {'fetch', 'linear', 'attention', 'convolution', 'patches', 'heads'}),
+    ('sm_87', 'fused', {'linear', 'attention', 'convolution', 'patches', 'heads'}),
     ('sm_90', 'mega', {'fetch', 'window'})])
 def test_kernels_compile_and_fit(tmp_path, target, engine, families):
     pytest.importorskip('triton')
@@ -135,7 +135,7 @@ def test_counts_are_those_of_the_file():
     assert mega.int8_ops == 2 * 64 * 2 * packed
     assert packed + lora < mega.weight_bytes < 1.2 * (packed + lora)
     assert (mega.launches, fused.launches) == (1, 22)
-    assert fused.between_bytes > mega.between_bytes
+    assert fused.between_bytes > count_window(model, 'stages').between_bytes
     assert count_window(model, 'fp16').weight_bytes > 2 * mega.weight_bytes
 
 

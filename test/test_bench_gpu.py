@@ -226,7 +226,7 @@ def test_what_is_compiled_before_is_what_the_gpu_launches(monkeypatch, capabilit
                               ('fused, one kernel after the other', False)):
         compiled.clear()
         gpu_networks.compile_case({'model': 'ecg_beats', 'way': way, 'batches': [1]})
-        assert {one.early for one in compiled if one.name != 'fetch_kernel'} == {begins_early}
+        assert {one.early for one in compiled if one.name != 'patches_kernel'} == {begins_early}
 
 
 def test_variants_are_for_the_first_batch_alone_and_peers_come_first():

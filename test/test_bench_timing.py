@@ -91,7 +91,7 @@ def test_rows_of_networks_can_be_compared():
         return next(gpu_networks.rows({'model': 'imu_falls', 'way': way, 'batches': [batch]}))
 
     first = row('streams', 1)
-    assert first['launches'] == 55  # and a kernel that fetches
+    assert first['launches'] == 54
     assert 0 < first['device_single_us'] <= first['device_p99_us']
     assert first['device_jitter_us'] < 20
     peers = [row(way, 8) for way in (gpu_networks.PEERS[0], gpu_networks.JOINED)]
@@ -109,4 +109,5 @@ def test_launches_are_kernels_whether_they_run_side_by_side_or_not(name):
     model = load_model(find_model('ecg_beats'))
     engine = make_gpu_engine(name, model, 'cpu', programs=132)
     steps = engine.launches(on_device(model, make_buffers(model, 1, 'cpu'), 'cpu'))
-    assert len(single(steps)) == 1 + count_window(model, name).launches  # one fetches
+    fetches = name == 'mega'  # by a kernel of its own
+    assert len(single(steps)) == fetches + count_window(model, name).launches

@@ -93,11 +93,12 @@ def test_tiles_and_stages_apart_are_the_same_as_one_program(kernels):
     launches = [one for one in engine.slot(1).launches if one.name == 'window_kernel']
     assert not launches[0].arguments['counters'].any()  # ready for the next launch
     assert len(launches) == blocks + 1
-    assert launches[0].grid == (tokens // 16, 1)
+    assert launches[0].grid == (1, tokens // 16, 1)
 
 
 @pytest.mark.parametrize('options', [
-    {'block_m': 32}, {'warps': 4}, {'block_h': 64, 'stages': 3}], ids=str)
+    {'block_m': 32}, {'warps': 4}, {'team': 1}, {'team': 2, 'block_h': 128},
+    {'block_h': 64, 'stages': 3}], ids=str)
 def test_other_tiles_give_the_same(kernels, options):
     from taolora_ros.engine.mega import MegaEngine
     played = Played('ecg_beats')

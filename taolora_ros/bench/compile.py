@@ -10,7 +10,7 @@ from taolora_ros.model_file import load_model
 from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
-BATCHES = (1, 4, 64)  # windows: tiles of others have the same shapes
+BATCHES = (1, 2, 4, 16, 32, 64)  # windows: tiles of others have the same shapes
 COLUMNS = ('configurations', 'warps', 'registers', 'spills', 'shared bytes', 'instructions')
 ALONE = 'alone'    # stands for kernels that no engine uses
 LARGE = 4096       # K = N of a large layer
@@ -46,7 +46,7 @@ def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
         return [gate, *(overlapped(layers) if early else layers)]
     from taolora_ros.engine.gpu import make_gpu_engine
     from taolora_ros.engine.graph import make_buffers, on_device
-    options = {'early': early} if engine == 'fused' else {}
+    options = {'early': early} if engine != 'streams' else {}
     made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **options)
     return [launch for batch in batches for launch in single(made.launches(
         on_device(model, make_buffers(model, batch, 'cpu'), 'cpu')))]

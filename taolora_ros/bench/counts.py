@@ -8,6 +8,8 @@ from taolora_ros.model_file import Model
 
 TILE = 16      # tokens of one program
 SHARES = 4     # of the inputs of the MLP's second layer, where there is one window
+TEAM = 4       # programs that share a tile, where there is one window
+SIDES = 4      # parts of U that are stored side by side
 THREE = 3      # products that make a float32 one: of two float16 (int4.py), or tf32x3 at half rate
 
 
@@ -31,6 +33,8 @@ class Counts:
 def count_window(model: Model, engine: str) -> Counts:
     """Count one window through 'mega', 'stages' (mega without waiting), 'fused', 'streams' or
     'fp16' (the same network with 16-bit weights and LoRA in one graph, one kernel a product).
+
+    Operations are counted once, also those that all members of a team repeat.
     """
     spec, network = model.spec, model.network
     tokens, width = spec.tokens, spec.network.width
@@ -51,14 +55,16 @@ def count_window(model: Model, engine: str) -> Counts:
     layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
     rank = max(r for _, _, r, _ in linears)
     between = {  # fused: and the shares of the MLP's second layer
-        'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,
-        'mega': 4 * tokens * blocks * width * (3 + 3 * (tokens // TILE)),  # X stays in registers
+        'fused': layers + 4 * tokens * 2 * SHARES * (width + SIDES * rank) * blocks,
+        # X stays in registers; each member of a team reads what all of them have
+        'mega': 4 * tokens * blocks * (width * (3 + 3 * (tokens // TILE) * TEAM)
+                                       + (width + rank) * TEAM * (1 + TEAM)),
         'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
     between['streams'] = layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
     between['fp16'] = layers // 2
     launches = _launches(spec.network.blocks, len(linears))[engine]
     tiles = -(-tokens // TILE)
-    programs = tiles if engine in ('mega', 'stages') else tiles * 3 * width // 32
+    programs = {'mega': tiles * TEAM, 'stages': tiles}.get(engine, tiles * 3 * width // 32)
     in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
     if engine == 'fp16':
         return Counts(2 * (matrix + lora + small), in_and_out, between[engine], 0,

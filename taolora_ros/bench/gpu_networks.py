@@ -63,7 +63,7 @@ def compile_case(case: dict) -> None:
     name, options = {**PLAIN, **VARIANTS}[way]
     fetches = not options.get('zero_copy')
     options = {key: value for key, value in options.items() if key != 'zero_copy'}
-    if name == 'fused':  # which is made on a CPU here, and would not look at the GPU
+    if name != 'streams':  # made on a CPU here, it would not look at the GPU
         options.setdefault('early', can_overlap())
     count = torch.cuda.get_device_properties(0).multi_processor_count
     engine = make_gpu_engine(name, model, 'cpu', programs=count, **options)

@@ -20,13 +20,12 @@ from taolora_ros.model_file import Model
 
 FEW = 128   # rows: tiles of them leave most of a GPU without work
 SOME = 512  # rows: small tiles keep it busy
-NARROW = 128  # outputs: of few rows, not even small tiles are many
 
 
 class FusedEngine(GraphEngine):
     """Embedding, four linears and a mixer a block, heads: 22 kernels for 4 blocks.
 
-    On a GPU with memory of its own another one in front fetches the windows.
+    On a GPU with memory of its own the first one fetches the windows.
     """
 
     name = 'fused'
@@ -62,8 +61,10 @@ class FusedEngine(GraphEngine):
             return torch.empty(rows, times * width, device=self._device)
 
         x, inner, mixed, hidden = room(1), room(3), room(1), room(spec.network.mlp)
+        host = buffers.source
+        fetch = None if host is None else (host.gates, buffers.windows, buffers.gates)
         steps: list[Launch | Fork] = [
-            patches_launch(buffers.windows, ends.embed, ends.embed_bias, x)]
+            patches_launch((host or buffers).windows, ends.embed, ends.embed_bias, x, fetch)]
         for block in self._blocks:
             wide = inner.flatten()[:rows * block.inner.n].view(rows, -1)
             steps += self.layer(x, block.inner, buffers.gates, wide)
@@ -82,18 +83,16 @@ class FusedEngine(GraphEngine):
         """Return what runs one linear."""
         split = self._split or (4 if len(x) <= FEW and weights.k > weights.n else 1)
         return [linear_launch(x, weights, gates, out, residual, gelu=gelu, lora=self._lora,
-                              split=split, **self._tile(len(x), weights.n, split))]
+                              split=split, **self._tile(len(x)))]
 
-    def _tile(self, rows: int, outputs: int, split: int = 1) -> dict[str, int]:
+    def _tile(self, rows: int) -> dict[str, int]:
         """Return the shape of a linear's tiles: small for few rows, to use the whole GPU.
 
         Where there are many, a program makes many outputs of those that it rounds itself. The
         interpreter takes as long for a small tile as for a large one.
         """
-        narrow = rows <= FEW and outputs <= NARROW and split == 1
-        columns = 16 if narrow else 32 if rows <= SOME else 128
-        tile = {'block_m': self._rows(rows), 'block_n': self._block_n or columns,
-                'warps': self._warps or (2 if narrow else 4)}
+        tile = {'block_m': self._rows(rows), 'warps': self._warps or 4,
+                'block_n': self._block_n or (32 if rows <= SOME else 128)}
         return {**tile, 'block_n': 128} if interpreted() else tile
 
     def _rows(self, rows: int) -> int:

@@ -9,6 +9,7 @@ GPU the same launches run one after the other in Triton's interpreter, which is 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from torch import Tensor
 from taolora_ros.engine.device_weights import Adaptable, with_half_lora
 from taolora_ros.engine.interface import Scores
 from taolora_ros.engine.reference import ReferenceEngine
-from taolora_ros.kernels.fetch import fetch_launch
 from taolora_ros.kernels.launch import Launch, interpreted, overlapped
 from taolora_ros.model_file import Model
 
@@ -48,7 +48,7 @@ class Buffers:
     offset: Tensor       # (B, T)
     anomaly: Tensor      # (B, F)
     embedding: Tensor    # (B T, D)
-    source: Tensor | None = None  # the bytes of windows and gates on the host, to be fetched
+    source: Buffers | None = None  # whose windows and gates, on the host, are to be fetched
 
     @property
     def inputs(self) -> Tensor:
@@ -83,7 +83,7 @@ def on_device(model: Model, host: Buffers, device: torch.device | str) -> Buffer
     """Return buffers on a device for what is fetched from ``host``, and scores written there."""
     own = make_buffers(model, len(host.windows), device)
     return replace(own, probability=host.probability, offset=host.offset, anomaly=host.anomaly,
-                   source=host.inputs)
+                   source=host)
 
 
 class GraphEngine:
@@ -127,12 +127,13 @@ class GraphEngine:
     def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
         """Return what runs a batch of the size of ``buffers``, in order."""
         steps = list(self._steps(buffers))
-        if buffers.source is not None:
-            steps.insert(0, fetch_launch(buffers.source, buffers.inputs))
         return overlapped(steps) if self._early else steps
 
     def _steps(self, buffers: Buffers) -> Sequence[Launch | Fork]:
-        """Return a subclass's launches, which read and write ``buffers``."""
+        """Return a subclass's launches, which read and write ``buffers``.
+
+        Where these have a source, the first one fetches windows and gates from there.
+        """
         raise NotImplementedError
 
     def _load(self, layer: str, values: dict[str, Tensor]) -> None:
@@ -211,8 +212,9 @@ class _Slot:
         spec = engine._model.spec
         self._windows = self._host.windows.view(batch, spec.window, -1).numpy()
         self._gates = self._host.gates.view(batch, spec.tokens).numpy()
-        self._scores = [getattr(self._host, n).numpy() for n in ('probability', 'offset',
-                                                                 'anomaly')]
+        self._scores = self._host.outputs.numpy()
+        self._shapes = [tuple(getattr(self._host, n).shape) for n in ('probability', 'offset',
+                                                                      'anomaly')]
         self._graph = self._capture() if self._cuda else None
 
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -243,16 +245,20 @@ class _Slot:
         count = len(windows)
         self._windows[:count], self._gates[:count] = windows, gates
         self.start()
-        kept = [np.empty_like(part[:count]) for part in self._scores]  # while the GPU works
+        kept = np.empty_like(self._scores)  # while the GPU works
         if self._cuda:
             torch.cuda.current_stream().synchronize()
         embedding = None
         if keep:
             tokens = self._own.embedding.view(len(self._gates), self._gates.shape[1], -1)
             embedding = tokens[:count].cpu().numpy().copy()
-        for scores, part in zip(kept, self._scores):
-            scores[:] = part[:count]
-        return Scores(*kept, embedding)
+        kept[:] = self._scores
+        parts, at = [], 0
+        for shape in self._shapes:
+            size = math.prod(shape)
+            parts.append(kept[at:at + size].reshape(shape)[:count])
+            at += size
+        return Scores(*parts, embedding)
 
 
 def issue(launches: Sequence[Launch | Fork], cuda: bool) -> None:

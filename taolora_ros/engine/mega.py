@@ -9,25 +9,30 @@ from torch import Tensor
 
 from taolora_ros.engine.device_weights import end_weights
 from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
-from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
+from taolora_ros.kernels.fetch import fetch_launch
+from taolora_ros.kernels.launch import Launch, can_overlap, ceil_div, interpreted
 from taolora_ros.kernels.window import window_launches
 from taolora_ros.kernels.window_layout import window_weights
 from taolora_ros.model_file import Model
 
 
 class MegaEngine(GraphEngine):
-    """One program takes ``block_m`` tokens through all layers; see kernels/window.py."""
+    """A team of programs takes ``block_m`` tokens through all layers; see kernels/window.py."""
 
     name = 'mega'
 
     def __init__(self, model: Model, device: str = 'cuda', persistent: bool = True,
-                 block_m: int | None = None, block_h: int = 128, warps: int = 8,
-                 stages: int = 2, **options):
+                 block_m: int | None = None, block_h: int = 64, warps: int = 8,
+                 stages: int = 2, team: int = 4, early: bool | None = None, **options):
         """Take the shape of tiles; ``persistent`` False is a launch a stage for any batch.
 
-        The hidden layer is made 2 ``block_h`` numbers at a time.
+        The hidden layer is made 2 ``block_h`` numbers at a time. ``team`` is the most programs
+        that share a tile: as many as there is room for on the GPU. ``early``: as for `fused`.
         """
-        self._persistent, self._block_h = persistent, block_h
+        self._persistent, self._block_h, self._team = persistent, block_h, team
+        if early is None:
+            early = device == 'cuda' and not interpreted() and can_overlap()
+        self._early = early
         # The interpreter takes as long for a small tile as for a large one.
         self._tiles = {'block_m': block_m or (64 if interpreted() else 16), 'warps': warps,
                        'stages': stages}
@@ -49,9 +54,15 @@ class MegaEngine(GraphEngine):
         tiles = ceil_div(spec.tokens, self._tiles['block_m'])
         programs = tiles * len(buffers.windows)
         persistent = self._persistent and programs <= self._room()
-        return window_launches(
+        team = self._team if persistent else 1
+        while team > 1 and (team * programs > self._room()
+                            or spec.network.mlp % (2 * self._block_h * team)):
+            team //= 2
+        steps = [] if buffers.source is None else [
+            fetch_launch(buffers.source.inputs, buffers.inputs)]
+        return steps + window_launches(
             buffers.windows, buffers.gates, self._weights, self._ends.buffer, buffers.outputs,
-            buffers.embedding, constants, persistent, **self._tiles)
+            buffers.embedding, constants, persistent, team, **self._tiles)
 
     def _room(self) -> int:
         """Return how many programs are surely on the GPU at once: one a multiprocessor."""

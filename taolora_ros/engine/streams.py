@@ -36,6 +36,6 @@ class StreamsEngine(FusedEngine):
         u = torch.empty(1, rows, weights.rank, device=x.device)
         block_m = self._rows(rows)
         return [Fork((linear_launch(x, weights, gates, steady, lora=0,
-                                    **self._tile(rows, weights.n)),),
+                                    **self._tile(rows)),),
                      (quantize_launch(x, weights, None, u, block_m),)),
                 join_launch(steady, u, weights.b, gates, out, residual, gelu, block_m)]
