@@ -17,8 +17,7 @@ where each tile of outputs would round the same inputs again.
 
 LORA: 0 none, 1 always computed and added where the gate is open (the same time for any gate), 2
 left out by programs without an open token, 3 U = V' A was computed before, see quantize.py. What
-its factors are multiplied by is rounded to float16 for the tensor cores; sums are float32. (Of a
-single K block four parts of U are rounded, and added by the product with B.)
+its factors are multiplied by is rounded to float16 for the tensor cores; sums are float32.
 
 Moved at least: 4 M K + K N / 2 + 2 parts K R + 2 R N + 4 (K + G N + N) + M + 4 M N bytes, each
 once if caches hold what several programs read.
@@ -91,10 +90,8 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         scale = tl.load(scales + n, mask=n_ok, other=0.0)
     bias = tl.load(scales + GROUPS * N + n, mask=n_ok, other=0.0)
     only: tl.constexpr = each == 1 and GROUPS == 1 and not READY and BN <= NARROW and LORA == 1
-    sides: tl.constexpr = 4 if only else 1  # U's parts lie side by side: the product adds them up
     if LORA:
-        r = tl.arange(0, sides * RANK)
-        b_tile = tl.load(b + (r % RANK)[:, None] * NB + n[None, :])
+        b_tile = tl.load(b + tl.arange(0, RANK)[:, None] * NB + n[None, :])
     if only:
         held = load_block_weights(codes, a, vectors, code_at, first, K, RANK, PARTS, H, CODE_STEP,
                                   A_STEP, NORM, ASM)
@@ -105,7 +102,7 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
     opened = row_ok
     if LORA:
         opened = tl.load(gate + row, mask=row_ok, other=0) != 0
-    u = tl.zeros((BM, sides * RANK), tl.float32)
+    u = tl.zeros((BM, RANK), tl.float32)
     if READY:
         total = walk_ready(x, codes, vectors, row, row_ok, n, code_at, first, last, K, N, GROUPS,
                            H, BM, BN, CODE_STEP, NORM, SHIFT, ASM)
@@ -130,26 +127,25 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
                SHIFT)
     else:
-        # Parts lie tile by tile: (tile, share, BM, BN) and then those of U.
+        # Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
         tiles_n = tl.num_programs(0)
         tile = tile_m * tiles_n + tile_n
         part_at = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-        wide: tl.constexpr = sides * RANK
-        u_at = tl.arange(0, BM)[:, None] * wide + tl.arange(0, wide)[None, :]
+        u_at = tl.arange(0, BM)[:, None] * RANK + tl.arange(0, RANK)[None, :]
         u_parts = parts + tl.num_programs(1) * tiles_n * SPLIT * BM * BN
         tl.store(parts + (tile * SPLIT + share) * BM * BN + part_at, total)
         if LORA:
-            tl.store(u_parts + (tile * SPLIT + share) * BM * wide + u_at, u)
+            tl.store(u_parts + (tile * SPLIT + share) * BM * RANK + u_at, u)
         tl.debug_barrier()
         if tl.atomic_add(arrived + tile, 1, sem='acq_rel') == SPLIT - 1:
             tl.store(arrived + tile, 0)  # ready for the next launch
             total = tl.zeros((BM, BN), tl.float32)
-            u = tl.zeros((BM, wide), tl.float32)
+            u = tl.zeros((BM, RANK), tl.float32)
             for part in range(SPLIT):
                 total += tl.load(parts + (tile * SPLIT + part) * BM * BN + part_at,
                                  cache_modifier='.cg')
                 if LORA:
-                    u += tl.load(u_parts + (tile * SPLIT + part) * BM * wide + u_at,
+                    u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
                                  cache_modifier='.cg')
             finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
                    SHIFT)
@@ -173,7 +169,7 @@ def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
     grid = (ceil_div(weights.n, block_n), ceil_div(rows, block_m), split)
     parts = arrived = None
     if split > 1:
-        size = grid[0] * grid[1] * split * block_m * (block_n + 4 * weights.rank)
+        size = grid[0] * grid[1] * split * block_m * (block_n + weights.rank)
         parts = torch.empty(size, device=x.device)
         arrived = torch.zeros(grid[0] * grid[1], dtype=torch.int32, device=x.device)
     return Launch(linear_kernel, grid, {

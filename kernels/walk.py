@@ -99,7 +99,7 @@ def in_shares(x):
 def only_block(x, held, row, row_ok, block, K: tl.constexpr, RANK: tl.constexpr,
                PARTS: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, NORM: tl.constexpr,
                ZERO: tl.constexpr):
-    """Return the sums (BM, BN) of a K block, and four parts of U, side by side (BM, 4 R).
+    """Return the sums (BM, BN) of a K block, and U (BM, R).
 
     ``held`` is what `load_block_weights` gave; scales have one group.
     """
@@ -118,7 +118,7 @@ def only_block(x, held, row, row_ok, block, K: tl.constexpr, RANK: tl.constexpr,
     if PARTS == 2:
         u = tl.dot(in_shares(dropped), held[1], u)
     u = tl.dot(in_shares(value), held[2], u)
-    return (sums >> 4).to(tl.float32), tl.reshape(tl.permute(u, (1, 0, 2)), (BM, 4 * RANK))
+    return (sums >> 4).to(tl.float32), add_up(u)
 
 
 @triton.jit

@@ -107,6 +107,18 @@ def test_other_tiles_give_the_same(kernels, options):
     near(engine.run(played.windows[:1], played.gates[:1]), played)
 
 
+@pytest.mark.parametrize('programs, windows, team', [
+    (132, 1, 4), (132, 8, 4), (132, 16, 2), (132, 32, 1), (8, 1, 2)])
+def test_as_many_programs_share_a_tile_as_there_is_room_for(monkeypatch, programs, windows, team):
+    pytest.importorskip('triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # launches are made, not run
+    from taolora_ros.engine.mega import MegaEngine
+    model = load_model(find_model('imu_falls'))
+    engine = MegaEngine(model, 'cpu', programs=programs)
+    launch, = engine.launches(make_buffers(model, windows, 'cpu'))
+    assert launch.grid == (team, model.spec.tokens // 16, windows)
+
+
 @pytest.mark.parametrize('options, message', [
     ({'block_h': 96}, 'hidden width: 512 is no multiple of 192'),
     ({'block_m': 64}, 'block_m: 64 is not 16 or 32')], ids=str)

@@ -112,6 +112,16 @@ def test_tiles_of_any_width_read_the_same_weights(kernels, block_n):
     assert error(case.run(block_n=block_n), case.wanted()) < 1.5e-5
 
 
+@pytest.mark.parametrize('k, n, split, options', [
+    (128, 45, 1, {'norm': True}), (97, 33, 1, {'zero': 5}), (61, 70, 1, {'residual': False}),
+    (480, 40, 4, {'zero': 9}), (250, 20, 2, {'norm': True}), (64, 16, 1, {'shift': True})])
+def test_narrow_tiles_of_one_block_are_those_of_float64(kernels, k, n, split, options):
+    case = Case(kernels, 21, k, n, int(torch.randint(1, 33, ())), **options)
+    for block_n in (16, 32):
+        got = case.run(block_n=block_n, split=split, gelu=True, add=True)
+        assert error(got, case.wanted(gelu=True, add=True)) < 1.5e-5
+
+
 def test_shared_tiles_add_up_to_the_same_bits(kernels):
     case = Case(kernels, 6, 700, 33, 5, zero=4)  # six blocks, by four: one share has none
     assert torch.equal(case.run(split=4, lora=0), case.run(lora=0))

@@ -9,7 +9,6 @@ from taolora_ros.model_file import Model
 TILE = 16      # tokens of one program
 SHARES = 4     # of the inputs of the MLP's second layer, where there is one window
 TEAM = 4       # programs that share a tile, where there is one window
-SIDES = 4      # parts of U that are stored side by side
 THREE = 3      # products that make a float32 one: of two float16 (int4.py), or tf32x3 at half rate
 
 
@@ -55,7 +54,7 @@ def count_window(model: Model, engine: str) -> Counts:
     layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
     rank = max(r for _, _, r, _ in linears)
     between = {  # fused: and the shares of the MLP's second layer
-        'fused': layers + 4 * tokens * 2 * SHARES * (width + SIDES * rank) * blocks,
+        'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,
         # X stays in registers; each member of a team reads what all of them have
         'mega': 4 * tokens * blocks * (width * (3 + 3 * (tokens // TILE) * TEAM)
                                        + (width + rank) * TEAM * (1 + TEAM)),

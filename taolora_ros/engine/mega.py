@@ -55,8 +55,9 @@ class MegaEngine(GraphEngine):
         programs = tiles * len(buffers.windows)
         persistent = self._persistent and programs <= self._room()
         team = self._team if persistent else 1
+        hidden = spec.network.mlp * spec.network.width
         while team > 1 and (team * programs > self._room()
-                            or spec.network.mlp % (2 * self._block_h * team)):
+                            or hidden % (2 * self._block_h * team)):
             team //= 2
         steps = [] if buffers.source is None else [
             fetch_launch(buffers.source.inputs, buffers.inputs)]
