@@ -64,6 +64,48 @@ def finish(total, u, scale, bias, factors, opened, added, out, at, ok, GROUPS: t
     tl.store(out + at, y, mask=ok)
 
 
+@triton.jit
+def parts_at(parts, tile_m, tile_n, BM: tl.constexpr, BN: tl.constexpr, RANK: tl.constexpr,
+             SPLIT: tl.constexpr):
+    """Return where a tile's first parts of sums (BM, BN) and of U (BM, R) lie.
+
+    Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
+    """
+    m, tile = tl.arange(0, BM)[:, None], tile_m * tl.num_programs(0) + tile_n
+    u_parts = parts + tl.num_programs(1) * tl.num_programs(0) * SPLIT * BM * BN
+    return (parts + tile * SPLIT * BM * BN + m * BN + tl.arange(0, BN)[None, :],
+            u_parts + tile * SPLIT * BM * RANK + m * RANK + tl.arange(0, RANK)[None, :])
+
+
+@triton.jit
+def hand_in(total, u, parts, arrived, tile_m, tile_n, share, BM: tl.constexpr, BN: tl.constexpr,
+            RANK: tl.constexpr, SPLIT: tl.constexpr, LORA: tl.constexpr):
+    """Store a program's share of a tile; return whether it is the last one to do so."""
+    total_at, u_at = parts_at(parts, tile_m, tile_n, BM, BN, RANK, SPLIT)
+    counter = arrived + tile_m * tl.num_programs(0) + tile_n
+    tl.store(total_at + share * BM * BN, total)
+    if LORA:
+        tl.store(u_at + share * BM * RANK, u)
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem='acq_rel') == SPLIT - 1
+    if last:
+        tl.store(counter, 0)  # ready for the next launch
+    return last
+
+
+@triton.jit
+def handed_in(parts, tile_m, tile_n, BM: tl.constexpr, BN: tl.constexpr, RANK: tl.constexpr,
+              SPLIT: tl.constexpr, LORA: tl.constexpr):
+    """Return the sums (BM, BN) and U (BM, R) of a tile, its parts added in their order."""
+    total_at, u_at = parts_at(parts, tile_m, tile_n, BM, BN, RANK, SPLIT)
+    total, u = tl.zeros((BM, BN), tl.float32), tl.zeros((BM, RANK), tl.float32)
+    for part in range(SPLIT):  # LLVM puts all loads in front; unrolled by Triton none would be
+        total += tl.load(total_at + part * BM * BN, cache_modifier='.cg')
+        if LORA:
+            u += tl.load(u_at + part * BM * RANK, cache_modifier='.cg')
+    return total, u
+
+
 @triton.jit(do_not_specialize=['rows'])
 def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, arrived, rows,
                   K: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, GROUPS: tl.constexpr,
@@ -121,34 +163,15 @@ def linear_kernel(x, codes, a, b, vectors, gate, u_ready, residual, out, parts, 
         total, u = walk(x, codes, a, vectors, row, row_ok, n, code_at, first, last, K, N, GROUPS,
                         RANK, PARTS, H, BM, BN, CODE_STEP, A_STEP, NORM, ZERO, LORA == 1, SHIFT,
                         ASM)
+    if LORA == 3:
+        u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
     if SPLIT == 1:
-        if LORA == 3:
-            u = add_shares(u, u_ready, row, row_ok, rows, RANK, SHARES)
         finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
                SHIFT)
-    else:
-        # Parts lie tile by tile: (tile, share, BM, BN) and then (tile, share, BM, R).
-        tiles_n = tl.num_programs(0)
-        tile = tile_m * tiles_n + tile_n
-        part_at = tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
-        u_at = tl.arange(0, BM)[:, None] * RANK + tl.arange(0, RANK)[None, :]
-        u_parts = parts + tl.num_programs(1) * tiles_n * SPLIT * BM * BN
-        tl.store(parts + (tile * SPLIT + share) * BM * BN + part_at, total)
-        if LORA:
-            tl.store(u_parts + (tile * SPLIT + share) * BM * RANK + u_at, u)
-        tl.debug_barrier()
-        if tl.atomic_add(arrived + tile, 1, sem='acq_rel') == SPLIT - 1:
-            tl.store(arrived + tile, 0)  # ready for the next launch
-            total = tl.zeros((BM, BN), tl.float32)
-            u = tl.zeros((BM, RANK), tl.float32)
-            for part in range(SPLIT):
-                total += tl.load(parts + (tile * SPLIT + part) * BM * BN + part_at,
-                                 cache_modifier='.cg')
-                if LORA:
-                    u += tl.load(u_parts + (tile * SPLIT + part) * BM * RANK + u_at,
-                                 cache_modifier='.cg')
-            finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
-                   SHIFT)
+    elif hand_in(total, u, parts, arrived, tile_m, tile_n, share, BM, BN, RANK, SPLIT, LORA):
+        total, u = handed_in(parts, tile_m, tile_n, BM, BN, RANK, SPLIT, LORA)
+        finish(total, u, scale, bias, b_tile, opened, added, out, at, ok, GROUPS, LORA, GELU,
+               SHIFT)
 
 
 def linear_launch(x: Tensor, weights: LayerWeights, gate: Tensor, out: Tensor,
