@@ -102,8 +102,7 @@ def load_inner_part(part, columns, codes, factors, vectors, D: tl.constexpr, S: 
                     E: tl.constexpr, RANK: tl.constexpr):
     """Load ``packed`` and ``outs`` of D of its outputs: first halves of heads, and second ones.
 
-    Of ``columns`` outputs; a convolution has but 2 D, and of a third part what is there counts
-    for nothing.
+    Of ``columns`` outputs: 2 D of a convolution, 3 D of attention.
     """
     i = tl.arange(0, D // 2)
     scale = vectors + 4 * D + 16 + 3 * D + S

@@ -17,6 +17,8 @@ from torch import Tensor
 from taolora_ros.kernels.int4 import wait_for_previous
 from taolora_ros.kernels.launch import Launch, ceil_div
 
+WIDEST = 128  # columns of a tile: what registers hold
+
 
 @triton.jit
 def load_embedding(weight, bias, n, n_ok, C: tl.constexpr, D: tl.constexpr, BC: tl.constexpr):
@@ -73,8 +75,8 @@ def patches_launch(windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor,
     """
     size, width = weight.shape
     gates, own_windows, own_gates = fetch or (None, None, None)
-    if fetch:  # once across the bus
-        block_n = triton.next_power_of_2(width)
+    if fetch:  # once across the bus, or seldom
+        block_n = min(triton.next_power_of_2(width), WIDEST)
     return Launch(patches_kernel, (ceil_div(len(out), block_m), ceil_div(width, block_n)), {
         'windows': windows, 'weight': weight, 'bias': bias, 'out': out, 'gates': gates,
         'own_windows': own_windows, 'own_gates': own_gates, 'rows': len(out)}, {

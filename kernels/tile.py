@@ -155,8 +155,8 @@ def store_inner(x, member, out, norm, given, codes, factors, vectors, cos, sin, 
     c, s = tl.load(cos + angle, mask=ok, other=0.0), tl.load(sin + angle, mask=ok, other=0.0)
     parts, turning = 2 + attends, 2 * attends  # of a convolution none is turned
     columns = parts * D
-    packed, outs, turned_outs = load_inner_part(member, columns, codes, factors, vectors, D, S, E,
-                                                RANK)
+    packed, outs, turned_outs = load_inner_part(tl.minimum(member, parts - 1), columns, codes,
+                                                factors, vectors, D, S, E, RANK)
     q, u = rounded(normed(x, norm, D), given)
     none = tl.zeros((BM, half), tl.int32)
     for part in range(member, parts, TEAM):

@@ -15,13 +15,15 @@ A TEAM of programs may share a tile: all of them mix its tokens and make its out
 its share of the hidden numbers and takes them through the MLP's second layer; what they have then
 is added up (`added_up`), and each makes its share of the next inner layer.
 
-With PERSISTENT one launch runs all stages, X stays in registers, and programs wait by a counter
-for each window. That is sound only when all of them are on the GPU at once. Otherwise it is one
-launch a stage.
+With PERSISTENT one launch runs all stages, X stays in registers, and programs wait by counters: two
+for each window, and one for each tile. That is sound only when all of them are on the GPU at once,
+so no other kernel that waits may run there on another stream. Otherwise it is one launch a stage,
+without teams.
 
 Moved at least: the weights once (they stay in the L2 cache); 4 B T (C + K + 1 + D) bytes at both
 ends; between stages, within the L2 cache, 4 B T 3 D bytes and as often 4 B T 2 D as there are
-tiles (attention), or the taps reach (convolution).
+programs (attention), or the taps reach (convolution); of a team 4 B T (D + R) from each member to
+each.
 """
 
 from __future__ import annotations
@@ -183,6 +185,9 @@ def window_launches(windows: Tensor, gates: Tensor, weights: WindowWeights, ends
     """
     width, tokens = weights.width, constants['T']
     check_tiles(weights.width, block_m)
+    if weights.hidden % (2 * weights.pairs * team):
+        raise ValueError(f'team: {team} programs cannot share {weights.hidden} hidden numbers, '
+                         f'made {2 * weights.pairs} at a time')
     batch, tiles, power = len(gates) // tokens, ceil_div(tokens, block_m), triton.next_power_of_2
     size, columns = power(constants['C']), power(constants['Y'])
     fixed = {**constants, 'KINDS': weights.kinds, 'D': width, 'S': weights.hidden,

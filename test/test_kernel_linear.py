@@ -88,8 +88,8 @@ def error(got, wanted):
     (1, 77, 25, 1, {'groups': 7, 'shift': True})])
 def test_layer_is_that_of_float64(kernels, m, k, n, rank, options):
     case = Case(kernels, m, k, n, rank, **options)
-    assert error(case.run(add=True), case.wanted(add=True)) < 1.5e-5
-    assert error(case.run(gelu=True, lora=2), case.wanted(gelu=True)) < 1.5e-5
+    assert error(case.run(add=True), case.wanted(add=True)) < 3e-5
+    assert error(case.run(gelu=True, lora=2), case.wanted(gelu=True)) < 3e-5
 
 
 @pytest.mark.parametrize('zipper', [True, False], ids=['zipper', 'apart'])
@@ -109,7 +109,7 @@ def test_integers_are_exact(kernels, half, zipper):
 def test_tiles_of_any_width_read_the_same_weights(kernels, block_n):
     n = int(torch.randint(1, 300, ()))
     case = Case(kernels, 5, 70, n, 7, groups=2, zero=3)
-    assert error(case.run(block_n=block_n), case.wanted()) < 1.5e-5
+    assert error(case.run(block_n=block_n), case.wanted()) < 3e-5
 
 
 @pytest.mark.parametrize('k, n, split, options', [
@@ -119,13 +119,13 @@ def test_narrow_tiles_of_one_block_are_those_of_float64(kernels, k, n, split, op
     case = Case(kernels, 21, k, n, int(torch.randint(1, 33, ())), **options)
     for block_n in (16, 32):
         got = case.run(block_n=block_n, split=split, gelu=True, add=True)
-        assert error(got, case.wanted(gelu=True, add=True)) < 1.5e-5
+        assert error(got, case.wanted(gelu=True, add=True)) < 3e-5
 
 
 def test_shared_tiles_add_up_to_the_same_bits(kernels):
     case = Case(kernels, 6, 700, 33, 5, zero=4)  # six blocks, by four: one share has none
     assert torch.equal(case.run(split=4, lora=0), case.run(lora=0))
-    assert error(case.run(split=4, gelu=True), case.wanted(gelu=True)) < 1.5e-5
+    assert error(case.run(split=4, gelu=True), case.wanted(gelu=True)) < 3e-5
 
 
 def test_closed_tokens_get_the_steady_path_alone(kernels):
@@ -143,7 +143,7 @@ def test_factors_are_replaced_in_place(kernels):
     case.a, case.b = torch.randn(100, 3).half() / 7, torch.randn(3, 20).half()
     got = case.run(factors=factors)
     case.a, case.b = factors
-    assert error(got, case.wanted()) < 1.5e-5
+    assert error(got, case.wanted()) < 3e-5
 
 
 def test_what_does_not_fit_is_refused(kernels):

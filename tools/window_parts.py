@@ -36,7 +36,7 @@ from taolora_ros.engine.device_weights import with_half_lora
 from taolora_ros.engine.gpu import make_gpu_engine
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.kernels import tile, window
-from taolora_ros.kernels.launch import interpreted
+from taolora_ros.kernels.launch import can_overlap, interpreted
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.shipped import find_model
 
@@ -131,8 +131,11 @@ def answer(case: dict) -> list[dict]:
     if not target:
         return [measured(model, make_gpu_engine('mega', model, check=False, **variant.options))]
     programs = PROGRAMS.get(target) or torch.cuda.get_device_properties(0).multi_processor_count
-    engine = make_gpu_engine('mega', model, 'cpu', programs=programs, **variant.options)
-    launch = engine.launches(graph.make_buffers(model, 1, 'cpu'))[0]  # the kernel of all of them
+    early = TARGETS[target].capability >= 90 if target in PROGRAMS else can_overlap()
+    engine = make_gpu_engine('mega', model, 'cpu', programs=programs,
+                             **{'early': early, **variant.options})
+    buffers = graph.on_device(model, graph.make_buffers(model, 1, 'cpu'), 'cpu')
+    launch = engine.launches(buffers)[1]  # behind what fetches; the kernel of all that follow
     if target not in PROGRAMS:
         launch.compile()
         return []

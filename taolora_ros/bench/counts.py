@@ -51,16 +51,7 @@ def count_window(model: Model, engine: str) -> Counts:
     head = network.head.weight.numel() + network.squeeze.weight.numel()
     halves = 2 * tokens * (head + attentions * 2 * tokens * width)  # float32, as float16
     full = 2 * tokens * (ends - head)                                        # as tf32
-    layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
-    rank = max(r for _, _, r, _ in linears)
-    between = {  # fused: and the shares of the MLP's second layer
-        'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,
-        # X stays in registers; each member of a team reads what all of them have
-        'mega': 4 * tokens * blocks * (width * (3 + 3 * (tokens // TILE) * TEAM)
-                                       + (width + rank) * TEAM * (1 + TEAM)),
-        'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE))}
-    between['streams'] = layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears)
-    between['fp16'] = layers // 2
+    between = _between(tokens, width, blocks, linears)
     launches = _launches(spec.network.blocks, len(linears))[engine]
     tiles = -(-tokens // TILE)
     programs = {'mega': tiles * TEAM, 'stages': tiles}.get(engine, tiles * 3 * width // 32)
@@ -72,6 +63,21 @@ def count_window(model: Model, engine: str) -> Counts:
     return Counts(matrix // 2 + 2 * lora + 4 * small + scales, in_and_out, between[engine],
                   2 * tokens * matrix,
                   2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
+
+
+def _between(tokens: int, width: int, blocks: int, linears: list[tuple[int, ...]]
+             ) -> dict[str, int]:
+    """Return the bytes that go from kernel to kernel, of each way; ``linears`` are (K, N, r, _)."""
+    layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
+    rank = max(r for _, _, r, _ in linears)
+    return {  # fused: and the shares of the MLP's second layer
+        'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,
+        # X stays in registers; each member of a team reads what all of them have
+        'mega': 4 * tokens * blocks * (width * (3 + 3 * (tokens // TILE) * TEAM)
+                                       + (width + rank) * TEAM * (1 + TEAM)),
+        'stages': 4 * tokens * blocks * width * (2 + 3 + 3 * (tokens // TILE)),
+        'streams': layers + 4 * tokens * sum(2 * n for _, n, _, _ in linears),
+        'fp16': layers // 2}
 
 
 def _launches(blocks: tuple[str, ...], products: int) -> dict[str, int]:

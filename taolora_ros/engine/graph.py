@@ -202,11 +202,10 @@ class _Slot:
         self._graph = self._capture() if self._cuda else None
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compiles; a graph may not
-            self._issue()
-        side.synchronize()
+        # Compiles; a graph may not. On the stream of all engines: kernels of two that wait for
+        # their programs must not be on the GPU at once.
+        self._issue()
+        torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         # Other threads may copy weights to the GPU meanwhile.
         with CAPTURING, torch.cuda.graph(graph, capture_error_mode='thread_local'):
