@@ -119,6 +119,17 @@ def test_as_many_programs_share_a_tile_as_there_is_room_for(monkeypatch, program
     assert launch.grid == (team, model.spec.tokens // 16, windows)
 
 
+def test_a_team_that_cannot_share_the_hidden_numbers_is_refused():
+    pytest.importorskip('triton')
+    from taolora_ros.kernels.window import window_launches
+    from taolora_ros.kernels.window_layout import window_weights
+    model = load_model(find_model('imu_falls'))
+    weights = window_weights(model.network.blocks, 32, 64, torch.device('cpu'))
+    with pytest.raises(ValueError, match='team: 8 programs cannot share 512 hidden numbers'):
+        window_launches(*(torch.zeros(64),) * 2, weights, *(torch.zeros(64),) * 3, {'T': 64}, True,
+                        team=8)
+
+
 @pytest.mark.parametrize('options, message', [
     ({'block_h': 96}, 'hidden width: 512 is no multiple of 192'),
     ({'block_m': 64}, 'block_m: 64 is not 16 or 32')], ids=str)

@@ -12,7 +12,7 @@ from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.attention import attention_launch
 from taolora_ros.kernels.convolution import convolution_launch
 from taolora_ros.kernels.heads import heads_launch
-from taolora_ros.kernels.launch import Launch, can_overlap, interpreted
+from taolora_ros.kernels.launch import Launch, interpreted
 from taolora_ros.kernels.layout import LayerWeights
 from taolora_ros.kernels.linear import linear_launch
 from taolora_ros.kernels.patches import patches_launch
@@ -32,19 +32,15 @@ class FusedEngine(GraphEngine):
 
     def __init__(self, model: Model, device: str = 'cuda', block_m: int | None = None,
                  block_n: int | None = None, lora: int = 1, warps: int | None = None,
-                 split: int | None = None, early: bool | None = None, **options):
+                 split: int | None = None, **options):
         """Take the shape of tiles and how linears treat the gate (see kernels/linear.py).
 
         ``block_m`` rows and ``block_n`` outputs make a tile of a linear, of so many ``warps``;
         None: by rows and outputs. ``split`` programs share the inputs of a tile of each linear;
-        None: 4 share those of the MLP's second layer where there are few rows. ``early`` lets a
-        kernel begin while the one before ends, None: where the GPU can.
+        None: 4 share those of the MLP's second layer where there are few rows.
         """
         self._block_m, self._block_n = block_m, block_n
         self._lora, self._warps, self._split = lora, warps, split
-        if early is None:
-            early = device == 'cuda' and not interpreted() and can_overlap()
-        self._early = early
         super().__init__(model, device, **options)
 
     def _prepare(self, model: Model) -> None:

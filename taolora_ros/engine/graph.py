@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from taolora_ros.engine.agreement import check_agreement
 from taolora_ros.engine.device_weights import Adaptable
 from taolora_ros.engine.interface import Scores
-from taolora_ros.kernels.launch import Launch, interpreted, overlapped
+from taolora_ros.kernels.launch import Launch, can_overlap, interpreted, overlapped
 from taolora_ros.model_file import Model
 
 LARGEST = 64       # windows of one graph: more run as several
@@ -85,22 +86,25 @@ def on_device(model: Model, host: Buffers, device: torch.device | str) -> Buffer
                    source=host)
 
 
-class GraphEngine:
+class GraphEngine(ABC):
     """Runs an INT4 model by launches that never change; a subclass says which."""
 
     name = ''
     why = 'made directly'
-    _early = False  # whether a kernel begins while the one before ends
 
     def __init__(self, model: Model, device: str = 'cuda', zero_copy: bool | None = None,
-                 check: bool = True, programs: int | None = None):
+                 check: bool = True, programs: int | None = None, early: bool | None = None):
         """Put the weights on the device; raise ValueError when the model or device cannot be run.
 
         ``zero_copy`` lets kernels read and write the host's buffers, None: where memory is shared.
         ``check`` compares with the reference engine and raises RuntimeError when scores differ.
         ``programs`` is for an engine that never runs, whose launches are compiled for another
-        GPU: how many programs that one surely holds at once.
+        GPU: how many programs that one surely holds at once. ``early`` lets a kernel begin while
+        the one before ends, None: where the GPU can.
         """
+        if early is None:
+            early = device == 'cuda' and not interpreted() and can_overlap()
+        self._early = early
         self._adaptable, self._programs = Adaptable(model), programs
         if device != 'cuda' and programs is None and not interpreted():
             raise ValueError(f'it runs on a CUDA device, not on {device}')
@@ -119,25 +123,25 @@ class GraphEngine:
             if check:
                 check_agreement(model, self.run)
 
+    @abstractmethod
     def _prepare(self, model: Model) -> None:
         """Put a subclass's weights on the device."""
-        raise NotImplementedError
 
     def launches(self, buffers: Buffers) -> Sequence[Launch | Fork]:
         """Return what runs a batch of the size of ``buffers``, in order."""
         steps = list(self._steps(buffers))
         return overlapped(steps) if self._early else steps
 
+    @abstractmethod
     def _steps(self, buffers: Buffers) -> Sequence[Launch | Fork]:
         """Return a subclass's launches, which read and write ``buffers``.
 
         Where these have a source, the first one fetches windows and gates from there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _load(self, layer: str, values: dict[str, Tensor]) -> None:
         """Copy the values of a layer ('head' or 'blocks.0.up') to where the kernels read them."""
-        raise NotImplementedError
 
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
         """Score windows (B, L, F) with gates (B, T); raise ValueError for other shapes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from taolora_ros.engine.device_weights import end_weights
 from taolora_ros.engine.graph import Buffers, Fork, GraphEngine
 from taolora_ros.kernels.fetch import fetch_launch
-from taolora_ros.kernels.launch import Launch, can_overlap, ceil_div, interpreted
+from taolora_ros.kernels.launch import Launch, ceil_div, interpreted
 from taolora_ros.kernels.window import window_launches
 from taolora_ros.kernels.window_layout import window_weights
 from taolora_ros.model_file import Model
@@ -23,16 +23,13 @@ class MegaEngine(GraphEngine):
 
     def __init__(self, model: Model, device: str = 'cuda', persistent: bool = True,
                  block_m: int | None = None, block_h: int = 64, warps: int = 8,
-                 stages: int = 2, team: int = 4, early: bool | None = None, **options):
+                 stages: int = 2, team: int = 4, **options):
         """Take the shape of tiles; ``persistent`` False is a launch a stage for any batch.
 
         The hidden layer is made 2 ``block_h`` numbers at a time. ``team`` is the most programs
-        that share a tile: as many as there is room for on the GPU. ``early``: as for `fused`.
+        that share a tile: as many as there is room for on the GPU.
         """
         self._persistent, self._block_h, self._team = persistent, block_h, team
-        if early is None:
-            early = device == 'cuda' and not interpreted() and can_overlap()
-        self._early = early
         # The interpreter takes as long for a small tile as for a large one.
         self._tiles = {'block_m': block_m or (64 if interpreted() else 16), 'warps': warps,
                        'stages': stages}
