@@ -124,6 +124,18 @@ def by_bias() -> list[list[str]]:
                     *_parts(told['fp32']['chosen_without'], 'beat')]]
 
 
+def by_bias_and_seed() -> list[list[str]]:
+    """Return the same of three networks, each taught by the two others, INT4."""
+    told = load('operating_point_ecg')
+    each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
+    heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
+    return [[f'ECG, {len(each)} seeds, score 0.5 at', *heads], *(
+        [f'{1 / (1 + math.exp(rows[0]["bias"])):.2f}',
+         *(spread([row[key][part] for row in rows], percent)
+           for key in BEATS for part in ('se', 'ppv'))]
+        for rows in zip(*(one['biases'] for one in each)))]
+
+
 def _parts(figures: dict, *keys: str) -> list[str]:
     return [percent(figures[key][part]) for key in keys for part in ('se', 'ppv')]
 
@@ -165,6 +177,29 @@ def by_teachers() -> list[list[str]]:
             rows.append(_by_teachers(f'unseen source: {name}, {seed}',
                                      [way[source]['fall'] for way in ways]))
     return rows
+
+
+def by_mining() -> list[list[str]]:
+    """Return falls by networks with and without hard negatives mined, INT4."""
+    rows = [['falls, INT4', 'drawn evenly: found', 'false alarms', 'half mined: found',
+             'false alarms', 'falls gained', 'lost', 'p', 'by wearer',
+             'recordings with fewer false alarms', 'more', 'p', 'by wearer']]
+    for row in load('hard_negatives_imu')['rows']:
+        kind = 'subjects' if row['judged'] == 'cross_validation' else 'source'
+        pair = row['paired']
+        rows.append([f'unseen {kind}: {SOURCES[row["source"]]}, '
+                     + row['way'].replace('seed', 'seed ').replace('taught', '0 with teachers'),
+                     *(count(row[how][key]) for how in ('even', 'mined')
+                       for key in ('found', 'false_alarms')),
+                     count(pair['falls_gained']), count(pair['falls_lost']),
+                     *map(_chance, (pair['falls_p'], pair['falls_p_by_wearer'])),
+                     count(pair['fewer_false']), count(pair['more_false']),
+                     *map(_chance, (pair['false_p'], pair['false_p_by_wearer']))])
+    return rows
+
+
+def _chance(p: float) -> str:
+    return '< 0.001' if p < 0.001 else f'{p:.3f}'
 
 
 def _by_teachers(name: str, falls: list[dict]) -> list[str]:
