@@ -174,7 +174,7 @@ def test_node_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
 
 
 def test_which_engine_runs_is_read_from_what_the_node_says():
-    said = ('[WARN] [1.2] [taolora]: engine mega cannot be used for imu_falls, the next one is: it '
+    said = ('[WARN] [1.2] [taolora]: imu_falls runs by native, since mega cannot be used: it '
             'runs on a CUDA device, not on cpu\n'
             '[INFO] [1.3] [taolora]: native on cpu: native 0.61 ms a window, reference 4.02 ms\n'
             '[INFO] [1.4] [taolora]: ready: s0 (/s0/imu, imu_falls on native on cpu)\n')

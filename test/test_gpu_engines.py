@@ -1,8 +1,5 @@
 """Engines of Triton kernels on real and synthetic windows, beside the reference engine."""
 
-import logging
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -238,21 +235,6 @@ def test_a_cpu_without_the_interpreter_is_refused(monkeypatch, kernels):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     with pytest.raises(ValueError, match='mega cannot be used: it runs on a CUDA device'):
         make_engine(load_model(find_model('imu_falls')), 'mega', 'cpu')
-
-
-def test_missing_triton_is_one_warning_and_the_next_engine(monkeypatch, caplog):
-    from taolora_ros.engine import choice
-    for name in ENGINES:
-        monkeypatch.setitem(sys.modules, f'taolora_ros.engine.{name}', None)
-    monkeypatch.setattr(choice, 'ROUNDS', 1)
-    monkeypatch.setattr(choice, 'ReferenceEngine',
-                        lambda model, device: ReferenceEngine(model, 'cpu'))
-    model = load_model(find_model('imu_falls'))
-    with caplog.at_level(logging.WARNING):
-        engine = choice._fastest(model, 'cuda')
-    assert engine.name == 'reference' and 'reference' in engine.why
-    assert len(caplog.records) == 1
-    assert 'Triton cannot be imported' in caplog.text
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from taolora_ros.engine.gpu import GPU_ENGINES, NoTriton, make_gpu_engine
+from taolora_ros.engine.gpu import GPU_ENGINES, make_gpu_engine
 from taolora_ros.engine.interface import Engine
 from taolora_ros.engine.reference import ReferenceEngine, pick_device
 from taolora_ros.model_file import Model
@@ -23,14 +23,15 @@ def make_engine(model: Model, engine: str = 'auto', device: str = 'auto') -> Eng
     """Return an engine for ``model``; its precision is that of the model's file.
 
     ``engine`` is one of ENGINES, ``device`` 'auto', 'cpu' or 'cuda'. Its ``why`` says in words how
-    it was picked. An engine that 'auto' cannot use is named in one warning. Raise ValueError for
-    other names, for a device that is not there, and for an engine asked for that cannot be used.
+    it was picked. With both 'auto', `native` on the CPU is tried beside the engines of a GPU. Those
+    that 'auto' cannot use are named in one warning. Raise ValueError for other names, for a device
+    that is not there, and for an engine asked for that cannot be used.
     """
     if engine not in ENGINES:
         raise ValueError(f'engine: {engine!r} is none of {", ".join(ENGINES)}')
     where = pick_device(device).type
     if engine == 'auto':
-        return _fastest(model, where)
+        return _fastest(model, where, anywhere=device == 'auto')
     try:
         made = _make(engine, model, where)
     except (RuntimeError, ValueError) as error:
@@ -51,23 +52,25 @@ def _make(name: str, model: Model, device: str) -> Engine:
     return ReferenceEngine(model, device)
 
 
-def _fastest(model: Model, device: str) -> Engine:
+def _fastest(model: Model, device: str, anywhere: bool = False) -> Engine:
+    """Return the fastest engine on ``device`` or, ``anywhere``, on that or the CPU."""
     names = CANDIDATES[device] if model.precision == 'int4' else ('reference',)
-    made, seconds, missing = {}, {}, False
+    if anywhere and len(names) > 1 and 'native' not in names:
+        names = (*names[:-1], 'native', names[-1])
+    made, seconds, causes = {}, {}, {}
     for name in names:
-        if missing and name in GPU_ENGINES:  # said once
-            continue
         try:
-            made[name] = _make(name, model, device)
+            made[name] = _make(name, model, 'cpu' if name == 'native' else device)
             seconds[name] = _time(made[name], model)
         except Exception as error:  # whatever a compiler or a driver may say
-            log.warning('engine %s cannot be used for %s, the next one is: %s', name,
-                        model.spec.name, error)
-            made.pop(name, None)
-            missing |= isinstance(error, NoTriton)
-    if not made:
-        raise ValueError(f'engine: none of {", ".join(names)} runs on {device}')
+            causes.setdefault(str(error), []).append(name)
+    if not seconds:
+        raise ValueError(f'engine: none of {", ".join(names)} runs on {device}: '
+                         + '; '.join(causes))
     best = min(seconds, key=seconds.get)
+    if causes:
+        log.warning('%s runs by %s, since %s', model.spec.name, best, '; '.join(
+            f'{", ".join(which)} cannot be used: {cause}' for cause, which in causes.items()))
     made[best].why = ', '.join(f'{name} {seconds[name] * 1e3:.2f} ms a window'
                                for name in sorted(seconds, key=seconds.get))
     return made[best]

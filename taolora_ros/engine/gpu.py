@@ -11,15 +11,11 @@ GPU_ENGINES = ('mega', 'fused', 'streams')  # in the order in which they are exp
 CLASSES = {'mega': 'MegaEngine', 'fused': 'FusedEngine', 'streams': 'StreamsEngine'}
 
 
-class NoTriton(RuntimeError):
-    """Triton cannot be imported, so that none of these engines can be used."""
-
-
 def make_gpu_engine(name: str, model: Model, device: str = 'cuda', **options) -> Engine:
     """Return one of GPU_ENGINES; raise ValueError or RuntimeError saying why it cannot run."""
     try:
         module = importlib.import_module(f'taolora_ros.engine.{name}')
     except ImportError as error:
-        raise NoTriton(f'Triton cannot be imported ({error}): install the one that torch for '
-                       'your GPU asks for') from error
+        raise RuntimeError(f'Triton cannot be imported ({error}): install the one that torch '
+                           'for your GPU asks for') from error
     return getattr(module, CLASSES[name])(model, device, **options)
