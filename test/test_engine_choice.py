@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from taolora_ros.engine import choice
 from taolora_ros.engine.gpu import GPU_ENGINES
@@ -41,12 +42,14 @@ def no_gpu_engines(monkeypatch):
     ('triton is missing', ['Triton cannot be imported']),
     ('kernels do not compile', ['mega cannot be used: ptxas gave up',
                                 'fused, streams cannot be used: no C compiler'])])
-@pytest.mark.parametrize('anywhere, taken', [(False, 'reference'), (True, 'native')])
-def test_gpu_engines_that_fail_are_one_warning_and_the_next_engine(no_gpu_engines, caplog, way,
-                                                                   said, anywhere, taken):
+@pytest.mark.parametrize('device, taken', [('cuda', 'reference'), ('auto', 'native')])
+def test_gpu_engines_that_fail_are_one_warning_and_the_next_engine(no_gpu_engines, monkeypatch,
+                                                                   caplog, way, said, device,
+                                                                   taken):
+    monkeypatch.setattr(choice, 'pick_device', lambda name: torch.device('cuda'))
     no_gpu_engines(way)
     with caplog.at_level(logging.WARNING):
-        engine = choice._fastest(load_model(find_model('imu_falls')), 'cuda', anywhere)
+        engine = choice.make_engine(load_model(find_model('imu_falls')), 'auto', device)
     assert engine.name == taken and engine.why.startswith(taken)
     assert len(caplog.records) == 1
     for text in (*said, f'imu_falls runs by {taken}'):

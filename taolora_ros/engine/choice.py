@@ -13,7 +13,8 @@ from taolora_ros.engine.reference import ReferenceEngine, pick_device
 from taolora_ros.model_file import Model
 
 ENGINES = ('auto', 'reference', 'native', *GPU_ENGINES)
-CANDIDATES = {'cpu': ('native', 'reference'), 'cuda': (*GPU_ENGINES, 'reference')}  # INT4 models
+CANDIDATES = {'cpu': ('native', 'reference'), 'cuda': (*GPU_ENGINES, 'reference'),  # INT4 models
+              'auto': (*GPU_ENGINES, 'native', 'reference')}  # where there is a GPU
 ROUNDS = 15  # windows over which an engine is timed: the median counts
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def make_engine(model: Model, engine: str = 'auto', device: str = 'auto') -> Eng
         raise ValueError(f'engine: {engine!r} is none of {", ".join(ENGINES)}')
     where = pick_device(device).type
     if engine == 'auto':
-        return _fastest(model, where, anywhere=device == 'auto')
+        return _fastest(model, CANDIDATES['cpu' if where == 'cpu' else device], where)
     try:
         made = _make(engine, model, where)
     except (RuntimeError, ValueError) as error:
@@ -52,11 +53,10 @@ def _make(name: str, model: Model, device: str) -> Engine:
     return ReferenceEngine(model, device)
 
 
-def _fastest(model: Model, device: str, anywhere: bool = False) -> Engine:
-    """Return the fastest engine on ``device`` or, ``anywhere``, on that or the CPU."""
-    names = CANDIDATES[device] if model.precision == 'int4' else ('reference',)
-    if anywhere and len(names) > 1 and 'native' not in names:
-        names = (*names[:-1], 'native', names[-1])
+def _fastest(model: Model, names: tuple[str, ...], device: str) -> Engine:
+    """Return the fastest of the engines ``names``, of which `native` runs on the CPU."""
+    if model.precision != 'int4':
+        names = ('reference',)
     made, seconds, causes = {}, {}, {}
     for name in names:
         try:
