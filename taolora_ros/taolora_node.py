@@ -116,9 +116,8 @@ class TaoloraNode(ManagedNode):
             if not converter.stamped:
                 self.get_logger().warning(UNSTAMPED.format(
                     stream, given['type'], given['sample_rate']))
-        if any('cuda' in running.engine for running in self._streams.values()):
-            for line in board_report():
-                self.get_logger().info(line)
+        for line in board_report():
+            self.get_logger().info(line)
 
     def _activate(self) -> None:
         """Subscribe and start to decide."""
