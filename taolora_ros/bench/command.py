@@ -98,6 +98,7 @@ def _add_gpu(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_compile(bench: argparse.ArgumentParser) -> None:
+    from taolora_ros.bench.compile import BATCHES
     from taolora_ros.bench.cross_compile import TARGETS
     bench.set_defaults(unit='kernels', needs_ros=False)
     bench.add_argument('--target', required=True, choices=tuple(TARGETS),
@@ -106,7 +107,8 @@ def _add_compile(bench: argparse.ArgumentParser) -> None:
                        help='only kernels of this one; may be repeated; alone: those of none')
     bench.add_argument('--model', action='append', help='only for this one; may be repeated')
     bench.add_argument('--batch', action='append', type=_streams,
-                       help='windows at once; may be repeated; default: 1, 4 and 64')
+                       help='windows at once; may be repeated; default: '
+                            + ', '.join(map(str, BATCHES)))
 
 
 def _add_orin(bench: argparse.ArgumentParser) -> None:
