@@ -98,8 +98,7 @@ def _add_gpu(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_compile(bench: argparse.ArgumentParser) -> None:
-    from taolora_ros.bench.compile import BATCHES
-    from taolora_ros.bench.cross_compile import TARGETS
+    from taolora_ros.bench.cross_compile import BATCHES, TARGETS
     bench.set_defaults(unit='kernels', needs_ros=False)
     bench.add_argument('--target', required=True, choices=tuple(TARGETS),
                        help='sm_87: Jetson Orin, sm_90: H100 and H200')

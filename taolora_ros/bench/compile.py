@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from rich.table import Table
 
-from taolora_ros.bench.cross_compile import TARGETS, cross_compile
+from taolora_ros.bench.cross_compile import BATCHES, TARGETS, cross_compile
 from taolora_ros.model_file import load_model
 from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
-BATCHES = (1, 2, 4, 16, 32, 64)  # windows: tiles of others have the same shapes
 COLUMNS = ('configurations', 'warps', 'registers', 'spills', 'shared bytes', 'instructions')
 ALONE = 'alone'    # stands for kernels that no engine uses
 LARGE = 4096       # K = N of a large layer

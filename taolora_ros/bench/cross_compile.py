@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from taolora_ros.kernels.launch import ALIGNED, Launch
 
 FRAME_SIZE = 0x11  # of .nv.info: bytes of a thread's stack frame, where spills go
+BATCHES = (1, 2, 4, 16, 32, 64)  # windows: tiles of others have the same shapes
 REGISTERS = 0x2F   # of .nv.info, in newer files only
 
 
