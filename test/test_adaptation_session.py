@@ -1,6 +1,7 @@
 """Feedback changes decisions, and nothing that is known to be true."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -143,6 +144,24 @@ def test_real_feedback_against_the_truth_is_rolled_back_before_the_reference_los
     assert 'it would lose' in outcome.reason and world.session.status()['rolled_back'] == 1
     assert held.any() and (world.session.delta == held).all() and in_the_engine(world)
     assert world.session._learner.damage(world.session.delta) == (0.0, 0.0)
+
+
+def test_memory_does_not_grow_with_feedback():
+    world = World(SEEDS[0], replay=6, events=16, seconds=10.0)
+
+    def feedbacks(count):
+        for _ in range(count):
+            name, called = world.beat(V)
+            assert world.tell(name, called == 'veb').learnt
+        return tracemalloc.get_traced_memory()[0]
+    world.tell(world.beat(V)[0], True)
+    tracemalloc.start()
+    try:
+        before, after = feedbacks(20), feedbacks(40)
+    finally:
+        tracemalloc.stop()
+    assert world.session.status()['updates'] == 61
+    assert abs(after - before) < 30_000  # bytes; 40 examples would take 100 000
 
 
 def test_floods_are_not_taken_and_one_event_counts_once():

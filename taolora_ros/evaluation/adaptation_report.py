@@ -103,8 +103,8 @@ def notes(result: dict) -> list[str]:
              + ', '.join(f'{who} {_points(change)}'
                          for who, change in result['hostile_worst_site'].items())
              + f'; on others {_points(result["hostile_others_worst_change"])}',
-             f'{result["sites_that_learnt"]} of {result["site_count"]} sites changed anything; intervals '
-             'are of sites drawn again']
+             f'{result["sites_that_learnt"]} of {result["site_count"]} sites changed anything; '
+             'intervals are of sites drawn again']
     draws = ', '.join(f'{who} {_points(min(changes))} .. {_points(max(changes))}'
                       for who, changes in result['hostile_draws'].items() if None not in changes)
     lines.append(f'recall by single draws of hostile feedback: {draws or "-"}; above are means')
