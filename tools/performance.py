@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from taolora_ros.bench import compile as compiling
-from taolora_ros.bench import gpu, orin
+from taolora_ros.bench import gpu, gpu_cases, orin
 from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.cpu import OURS
 from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
@@ -57,14 +57,19 @@ def gpu_networks() -> str:
     times, jitters = shown(TIMES), shown(JITTERS)
     if 'device_single_us' not in times:  # an older file: its p99 is of replays in a row, too
         times['device_us'] = 'on the device, p50'
-    rows = [['network, windows, way', *times.values(), 'times faster', *jitters.values(),
-             '% of the copy rate', 'peak, MB']]
-    for row in sorted((row for row in told if 'p50_us' in row),
-                      key=lambda row: (row['model'], row['batch'])):
+    ranged = any('times_faster' in row for row in told)  # by turns, round by round
+    heads = [*times.values(), 'times faster, of rounds' if ranged else 'times faster',
+             *jitters.values(), '% of the copy rate', 'peak, MB']
+    rows = [['network, windows, way', *heads]]
+    for row in sorted(told, key=lambda row: (row['model'], row.get('batch', 0))):
+        if 'note' in row:  # what was not measured is told, too
+            rows.append([gpu_cases.said(row), *[''] * len(heads)])
+            continue
         moved, time = row.get('bytes'), row.get('device_us')
         rows.append([f'{row["model"]}, {row["batch"]}, {row["way"]}',
                      *(gpu.number(row.get(name)) for name in times),
-                     gpu.number(peers[row['model'], row['batch']] / row['p50_us'], 2),
+                     gpu.faster(row) if ranged else gpu.number(
+                         peers[row['model'], row['batch']] / row['p50_us'], 2),
                      *(gpu.number(row.get(name)) for name in jitters),
                      gpu.number(share_of_copies(moved, time, rate) if moved and time else None),
                      gpu.number(row['peak_bytes'] / 1e6)])
