@@ -30,7 +30,7 @@ RESULT = {
         {'size': 128, 'rows': 1, 'rank': 8, 'way': 'fp16 + LoRA', 'device_us': 8.0},
         {'size': 128, 'rows': 1, 'rank': 8, 'way': 'other', 'note': 'not installed (other)'},
         {'size': 128, 'rows': 1, 'rank': 8, 'way': gpu_layers.OURS, 'device_us': 2.5,
-         'bytes': 250_000, 'shape': 'fused'}]}
+         'bytes': 250_000, 'shape': 'fused', 'peak_bytes': 7_250_000}]}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
@@ -86,6 +86,7 @@ def test_tables_compare_with_the_peer_of_the_same_case():
     assert 'not installed (other)' in rows['other']
     assert ' 3.20 ' in rows[gpu_layers.OURS]
     assert ' 10.0 ' in rows[gpu_layers.OURS]  # per cent of the copies' rate
+    assert ' 7.2 ' in rows[gpu_layers.OURS]  # memory
 
 
 def test_the_page_names_what_was_not_measured_and_says_ranges(monkeypatch, tmp_path):
@@ -282,3 +283,6 @@ def test_a_layer_is_measured(tmp_path):
     assert not [row for row in told['compiling']['failed'] if row['way'] == gpu_layers.OURS]
     times = {row['way']: row.get('device_us') for row in told['layers']}
     assert times[gpu_layers.OURS] > 0.5 and times['fp16 + LoRA'] > 0.5
+    peaks = {row['way']: row.get('peak_bytes', 0) for row in told['layers']}
+    assert 128 * 128 / 2 < peaks[gpu_layers.OURS] < 1e6  # without cuBLAS
+    assert peaks['fp16 + LoRA'] > 2 * 128 * 128

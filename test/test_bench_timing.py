@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from taolora_ros.bench import gpu_networks, timing, turns
+from taolora_ros.bench import gpu_memory, gpu_networks, timing, turns
 from taolora_ros.bench.counts import count_window
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
@@ -93,6 +93,28 @@ def test_a_round_has_times_of_the_device_and_of_each_gate(device):
     assert told['device_us'] == pytest.approx(10.0)
     assert set(gpu_networks.time_round(gpu_networks.Running(lambda: work(20.0), None, {}, {}))) == {
         'p50_us', 'p99_us'}  # the reference engine has no graph
+
+
+def test_a_peak_is_that_of_running_without_that_of_making(monkeypatch):
+    memory = SimpleNamespace(now=100, peak=0)
+
+    def take(count):
+        memory.now += count
+        memory.peak = max(memory.peak, memory.now)
+
+    def make():
+        take(1000)  # weights, and
+        take(5000)  # what they were packed from
+        take(-5000)
+        return lambda: (take(30), take(-30))
+
+    monkeypatch.setattr(gpu_memory, 'start_memory', lambda: memory.now)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats',
+                        lambda: setattr(memory, 'peak', memory.now))
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: memory.peak)
+    assert gpu_memory.with_peak(make, lambda work: (work(), {'device_us': 1.0})[1]) == {
+        'device_us': 1.0, 'peak_bytes': 1030}
 
 
 @pytest.mark.gpu

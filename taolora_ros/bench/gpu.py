@@ -197,13 +197,14 @@ def notes(rows: list[dict]) -> list[Text]:
 
 
 def layer_table(rows: list[dict], copy_gb_s: float | None) -> Table:
-    """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies."""
+    """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies, memory.
+    """
     peers = {(row['size'], row['rows'], row['rank']): row['device_us'] for row in rows
              if row['way'] == 'fp16 + LoRA' and 'device_us' in row}
     shown = Table(title='Layers: µs on the device')
     for name in ('K = N', 'M', 'rank', 'way'):
         shown.add_column(name)
-    for name in ('µs', 'times faster', '% of copy rate'):
+    for name in ('µs', 'times faster', '% of copy rate', 'peak MB'):
         shown.add_column(name, justify='right')
     shown.add_column('how')
     for row in rows:
@@ -214,6 +215,7 @@ def layer_table(rows: list[dict], copy_gb_s: float | None) -> Table:
         shown.add_row(*map(str, case), row['way'], number(time), number(
             peer / time if peer and time else None, 2),
             number(100 * moved / time / 1e3 / copy_gb_s if moved and time and copy_gb_s else None),
+            number(row['peak_bytes'] / 1e6 if 'peak_bytes' in row else None),
             row.get('note', row.get('shape', '')))
     return shown
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 from taolora_ros.bench.compile import single
 from taolora_ros.bench.counts import count_window
 from taolora_ros.bench.four_bit import FOUR_BIT, TUNED
+from taolora_ros.bench.gpu_memory import start_memory
 from taolora_ros.bench.isolated import failure
 from taolora_ros.bench.peers import HalfNetwork
 from taolora_ros.bench.timing import graph_times, graphed, host_us, single_times
@@ -150,23 +149,6 @@ def counted_bytes(model: Model, name: str, batch: int) -> dict[str, int]:
     counts = count_window(model, name)
     windows = batch * (counts.end_bytes + counts.between_bytes)
     return {'weight_bytes': counts.weight_bytes, 'bytes': counts.weight_bytes + windows}
-
-
-def start_memory() -> int:
-    """Begin to watch the peak of memory; return what is taken already.
-
-    What was measured before is gone by then: what torch compiled, workspaces of cuBLAS, cached
-    blocks. So a peak is that of one network and batch: weights, buffers, what libraries take (of an
-    engine also the graphs that it captures at the start, up to 8 windows).
-    """
-    if 'torch._dynamo' in sys.modules:
-        torch._dynamo.reset()
-    gc.collect()
-    torch.cuda.synchronize()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
 
 
 def peer(model: Model, way: str, batch: int) -> Running:
