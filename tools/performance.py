@@ -132,13 +132,23 @@ def two(row: dict | None, first: str, second: str) -> str:
 
 def gpu_layers() -> str:
     """Return times of layers on the device."""
-    rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate', 'how']]
+    peaks = any('peak_bytes' in ways[OUR_LAYER] for _, ways in shown_layers())
+    rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate',
+             *['peak, MB (fp16 + LoRA)'] * peaks, 'how']]
     for name, ways in shown_layers():
         ours = ways[OUR_LAYER]
         rows.append([name, *(two(ways.get(way), 'device_us', 'device_p99_us')
                              for way in layer_ways()), times_faster(ways), gpu.number(
-            share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])), ours['shape']])
+            share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])),
+            *[memory(ours, ways['fp16 + LoRA'])] * peaks, ours['shape']])
     return as_markdown(rows)
+
+
+def memory(ours: dict, peer: dict) -> str:
+    """Return the peak of memory of our layer and, in brackets, of the peer's."""
+    our, other = (gpu.number(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else ''
+                  for row in (ours, peer))
+    return f'{our} ({other})'
 
 
 def gpu_layers_host() -> str:
