@@ -14,6 +14,22 @@ NEAR = 2.0          # times more or less than gravity; measured files lie within
 GRAVITY_IN = {'g': GRAVITY, 'mg': GRAVITY / 1000}  # what 1 of these units is, in m/s^2
 
 
+def open_npz(path: Path) -> np.lib.npyio.NpzFile:
+    """Return the open file."""
+    try:
+        data = np.load(path)
+    except Exception as error:  # zipfile, zlib and numpy each raise their own
+        raise fault(path, 'not a readable .npz file: ', error) from error
+    if not isinstance(data, np.lib.npyio.NpzFile):
+        raise ValueError(f'{path}: a single array, not an .npz file')
+    return data
+
+
+def fault(path: Path, what: str, error: Exception) -> ValueError:
+    """Return an error of one line, whatever the file's own says."""
+    return ValueError(f'{path}: {what}{" ".join(str(error).split()):.200}')
+
+
 def positive(path: Path, key: str, value) -> float:
     """Return ``value`` as a number; it must be finite and above 0."""
     number = float(value)

@@ -36,7 +36,7 @@ import numpy as np
 from taolora_ros.beat_symbols import episodes, groups, is_paced
 from taolora_ros.recording_checks import (
     check_beats, check_fall, check_gravity, check_lead_scales, check_noise, check_samples, decode,
-    per_recording, pick_rate, positive)
+    fault, open_npz, per_recording, pick_rate, positive)
 
 KINDS = ('imu', 'ecg')
 
@@ -96,10 +96,12 @@ def load_recordings(data: str | Path, kind: str, skipped: dict[str, str] | None 
         yield from read_npz(path)
 
 
-def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = None) -> list[Path]:
+def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = None,
+               damaged: dict[str, str] | None = None) -> list[Path]:
     """Return the .npz files at or below ``data`` with annotated recordings of ``kind``, sorted.
 
-    Errors and ``skipped`` as for ``load_recordings``; no signal is decoded.
+    Errors and ``skipped`` as for ``load_recordings``; no signal is decoded. With ``damaged``, files
+    that cannot be read are written there (path: reason) and are no error while others are found.
     """
     if kind not in KINDS:
         raise ValueError(f'kind: {kind!r} is neither imu nor ecg')
@@ -108,27 +110,39 @@ def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = Non
         raise ValueError(f'{data}: no such file or folder')
     found: list[Path] = []
     for path in [data] if data.is_file() else sorted(data.rglob('*.npz')):
-        reason = _unusable(path, kind)
+        try:
+            reason = _unusable(path, kind)
+        except ValueError as error:
+            if damaged is None:
+                raise
+            damaged[str(path)] = reason_of(path, error)
+            continue
         if reason is None:
             found.append(path)
         elif skipped is not None:
             skipped[str(path)] = reason
     if not found:
-        raise ValueError(f'{data}: no .npz file with annotated {kind} recordings')
+        raise ValueError(f'{data}: no .npz file with annotated {kind} recordings'
+                         + ''.join(f'; {path}: {why}' for path, why in (damaged or {}).items()))
     return found
+
+
+def reason_of(path: Path, error: ValueError) -> str:
+    """Return what ``error`` says of the file at ``path``, without naming it again."""
+    return str(error).removeprefix(f'{path}: ')
 
 
 def read_npz(path: str | Path) -> Iterator[Recording]:
     """Yield the recordings of one .npz file, annotated or not; raise ValueError naming a fault."""
     path = Path(path)
-    with _open(path) as data:
+    with open_npz(path) as data:
         kind = _kind(data.files)
         if kind is None:
             raise ValueError(f'{path}: neither acc_delta (IMU) nor sig_delta (ECG) inside')
         try:
             arrays = {key: data[key] for key in data.files}
         except Exception as error:  # zipfile, zlib and numpy each raise their own
-            raise _fault(path, 'cannot be decoded: ', error) from error
+            raise fault(path, 'cannot be decoded: ', error) from error
     try:
         yield from (_imu if kind == 'imu' else _ecg)(path, arrays)
     except KeyError as error:
@@ -136,7 +150,7 @@ def read_npz(path: str | Path) -> Iterator[Recording]:
     except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
         if str(path) in str(error):
             raise
-        raise _fault(path, 'an array is not as it should be: ', error) from error
+        raise fault(path, 'an array is not as it should be: ', error) from error
 
 
 def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
@@ -177,28 +191,13 @@ def save_ecg(path: str | Path, recording: Recording) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        data = np.load(path)
-    except Exception as error:  # zipfile, zlib and numpy each raise their own
-        raise _fault(path, 'not a readable .npz file: ', error) from error
-    if not isinstance(data, np.lib.npyio.NpzFile):
-        raise ValueError(f'{path}: a single array, not an .npz file')
-    return data
-
-
-def _fault(path: Path, what: str, error: Exception) -> ValueError:
-    """Return an error of one line, whatever the file's own says."""
-    return ValueError(f'{path}: {what}{" ".join(str(error).split()):.200}')
-
-
 def _kind(keys: list[str]) -> str | None:
     return 'imu' if 'acc_delta' in keys else 'ecg' if 'sig_delta' in keys else None
 
 
 def _unusable(path: Path, kind: str) -> str | None:
     """Return why ``path`` cannot be used for ``kind``, or None."""
-    with _open(path) as data:
+    with open_npz(path) as data:
         keys, holds = data.files, _kind(data.files)
     if holds != kind:
         return f'holds {holds or "no"} recordings'
