@@ -42,7 +42,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
                              'was added, signals measured otherwise, what looking ahead is worth, '
                              'what feedback does')
     parser.add_argument('signal', nargs='?', choices=('imu', 'ecg'), help=argparse.SUPPRESS)
-    parser.add_argument('--data', required=True, metavar='DIR', help='folder with .npz recordings')
+    parser.add_argument('--data', required=True, metavar='DIR',
+                        help='folder with .npz recordings; imu and ecg leave damaged files out, '
+                             'name them and exit with 1, all else ends at one (exit code 2)')
     parser.add_argument('--precision', choices=('int4', 'fp32'),
                         help="INT4 as shipped, or full precision; default: the file's own")
     parser.add_argument('--only', metavar='NAME[,NAME]', help='subjects or records to keep')

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-AAMI = {symbol: group for group, symbols in (('N', 'NLRej'), ('S', 'AaJS'), ('V', 'VE'), ('F', 'F'))
-        for symbol in symbols}  # all other beats are Q
+AAMI = {symbol: group for group, symbols in (
+    ('N', 'NLRBejn'), ('S', 'AaJS'), ('V', 'VEr'), ('F', 'F'), ('Q', '/fQ?')) for symbol in symbols}
+GROUPS = ('N', 'S', 'V', 'F', 'Q')
+BEATS = tuple(AAMI)
 PACED_SHARE = 0.1  # of unclassifiable beats, from which a record without symbols counts as paced
 
 
 def groups(symbols: np.ndarray) -> np.ndarray:
-    """Return the AAMI group, N, S, V, F or Q, of each beat."""
-    return np.array([AAMI.get(str(s), 'Q') for s in symbols], 'U1')
+    """Return the AAMI group, N, S, V, F or Q, of each beat; raise KeyError for what is none."""
+    return np.array([AAMI[str(s)] for s in symbols], 'U1')
 
 
 def is_paced(symbols: np.ndarray | None, aami: np.ndarray) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from taolora_ros import __version__, arguments
 
-BAD_INPUT = 2      # exit code for what the user can put right
+DAMAGED = 1        # exit code when figures were printed, but some files could not be read
+BAD_INPUT = 2      # for what the user can put right
 INTERRUPTED = 130  # as shells report SIGINT
 PIPE_WIDTH = 160   # characters
 
@@ -110,7 +111,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     for line in notes(result):
         console.print(line, highlight=False, markup=False)
     _write_json(args.json, result)
-    return 0
+    return DAMAGED if result['skipped_files']['damaged'] else 0
 
 
 def _evaluate_anomalies(args: argparse.Namespace) -> int:

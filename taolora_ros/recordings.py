@@ -3,24 +3,26 @@
 The format (channel-first, delta-coded int16; differences wrap, so decoding is exact)::
 
     IMU, one file per subject, R recordings one after the other
-      acc_delta  int16 [3,N]    x, y, z          acc_scale   float   m/s^2 per count
-      gyro_delta int16 [3,N]    may be missing   gyro_scale  float   rad/s per count
+      acc_delta  int16 [3,N]    x, y, z          acc_scale   float   m/s^2 per count, > 0
+      gyro_delta int16 [3,N]    may be missing   gyro_scale  float   rad/s per count, > 0
       fs         float          nominal rate, Hz
       offset     int   [R+1]    recording i is columns offset[i]:offset[i+1]; one when missing
       fs_eff     float [R]      measured rate, used instead of fs where present
       is_fall    bool  [R]      the annotation: without it a file cannot be scored or trained on
-      peak_index_derived int [R]   sample of the impact; without it the largest |acc| inside
+      peak_index_derived int [R]   sample of the impact, -1 for none; then the largest |acc| inside
       fall_start, fall_end int [R] (samples, -1 for none), or of the whole recording
       name, code, label  str [R]   subject  str                          all may be missing
 
     ECG, one file per record
-      sig_delta  int16 [leads,N]   gain float [leads] counts/mV   zero int [leads] counts
+      sig_delta  int16 [leads,N]   gain float [leads] counts/mV, > 0   zero int [leads] counts
       fs         float             lead str [leads]               record str
       beat_sample int [B]       the annotation, with one of
       beat_aami  str [B]        N, S, V, F or Q, and
-      beat_symbol str [B]       as MIT-BIH writes beats, '/' being a paced one
+      beat_symbol str [B]       as MIT-BIH writes beats (NLRBejn AaJS VEr F /fQ?), '/' a paced one
       ann_sample, ann_symbol    '[' and ']' bound ventricular flutter; may be missing
       snr_db     float          set where noise was added on purpose, from sample noise_start on
+
+A file that cannot be right is refused: recording_checks.py.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ from pathlib import Path
 import numpy as np
 
 from taolora_ros.beat_symbols import episodes, groups, is_paced
+from taolora_ros.recording_checks import (
+    check_beats, check_fall, check_gravity, check_lead_scales, check_noise, check_samples, decode,
+    fault, open_npz, per_recording, pick_rate, positive)
 
 KINDS = ('imu', 'ecg')
 
@@ -91,10 +96,12 @@ def load_recordings(data: str | Path, kind: str, skipped: dict[str, str] | None 
         yield from read_npz(path)
 
 
-def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = None) -> list[Path]:
+def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = None,
+               damaged: dict[str, str] | None = None) -> list[Path]:
     """Return the .npz files at or below ``data`` with annotated recordings of ``kind``, sorted.
 
-    Errors and ``skipped`` as for ``load_recordings``; no signal is decoded.
+    Errors and ``skipped`` as for ``load_recordings``; no signal is decoded. With ``damaged``, files
+    that cannot be read are written there (path: reason) and are no error while others are found.
     """
     if kind not in KINDS:
         raise ValueError(f'kind: {kind!r} is neither imu nor ecg')
@@ -103,27 +110,39 @@ def find_files(data: str | Path, kind: str, skipped: dict[str, str] | None = Non
         raise ValueError(f'{data}: no such file or folder')
     found: list[Path] = []
     for path in [data] if data.is_file() else sorted(data.rglob('*.npz')):
-        reason = _unusable(path, kind)
+        try:
+            reason = _unusable(path, kind)
+        except ValueError as error:
+            if damaged is None:
+                raise
+            damaged[str(path)] = reason_of(path, error)
+            continue
         if reason is None:
             found.append(path)
         elif skipped is not None:
             skipped[str(path)] = reason
     if not found:
-        raise ValueError(f'{data}: no .npz file with annotated {kind} recordings')
+        raise ValueError(f'{data}: no .npz file with annotated {kind} recordings'
+                         + ''.join(f'; {path}: {why}' for path, why in (damaged or {}).items()))
     return found
+
+
+def reason_of(path: Path, error: ValueError) -> str:
+    """Return what ``error`` says of the file at ``path``, without naming it again."""
+    return str(error).removeprefix(f'{path}: ')
 
 
 def read_npz(path: str | Path) -> Iterator[Recording]:
     """Yield the recordings of one .npz file, annotated or not; raise ValueError naming a fault."""
     path = Path(path)
-    with _open(path) as data:
+    with open_npz(path) as data:
         kind = _kind(data.files)
         if kind is None:
             raise ValueError(f'{path}: neither acc_delta (IMU) nor sig_delta (ECG) inside')
         try:
             arrays = {key: data[key] for key in data.files}
         except Exception as error:  # zipfile, zlib and numpy each raise their own
-            raise _fault(path, 'cannot be decoded: ', error) from error
+            raise fault(path, 'cannot be decoded: ', error) from error
     try:
         yield from (_imu if kind == 'imu' else _ecg)(path, arrays)
     except KeyError as error:
@@ -131,7 +150,7 @@ def read_npz(path: str | Path) -> Iterator[Recording]:
     except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
         if str(path) in str(error):
             raise
-        raise _fault(path, 'an array is not as it should be: ', error) from error
+        raise fault(path, 'an array is not as it should be: ', error) from error
 
 
 def save_imu(path: str | Path, recordings: Iterable[Recording]) -> None:
@@ -172,42 +191,19 @@ def save_ecg(path: str | Path, recording: Recording) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        data = np.load(path)
-    except Exception as error:  # zipfile, zlib and numpy each raise their own
-        raise _fault(path, 'not a readable .npz file: ', error) from error
-    if not isinstance(data, np.lib.npyio.NpzFile):
-        raise ValueError(f'{path}: a single array, not an .npz file')
-    return data
-
-
-def _fault(path: Path, what: str, error: Exception) -> ValueError:
-    """Return an error of one line, whatever the file's own says."""
-    return ValueError(f'{path}: {what}{" ".join(str(error).split()):.200}')
-
-
 def _kind(keys: list[str]) -> str | None:
     return 'imu' if 'acc_delta' in keys else 'ecg' if 'sig_delta' in keys else None
 
 
 def _unusable(path: Path, kind: str) -> str | None:
     """Return why ``path`` cannot be used for ``kind``, or None."""
-    with _open(path) as data:
+    with open_npz(path) as data:
         keys, holds = data.files, _kind(data.files)
     if holds != kind:
         return f'holds {holds or "no"} recordings'
     annotated = ('is_fall' in keys if kind == 'imu' else
                  'beat_sample' in keys and ('beat_aami' in keys or 'beat_symbol' in keys))
     return None if annotated else 'no annotations'
-
-
-def _decode(path: Path, arrays: dict, key: str) -> np.ndarray:
-    """Return the int16 counts (channels, N) behind ``key``."""
-    delta = arrays[key]
-    if delta.ndim != 2 or delta.dtype != np.int16:
-        raise ValueError(f'{path}: {key} is {delta.dtype} {delta.shape}, not int16 [channels, N]')
-    return np.cumsum(delta, axis=1, dtype=np.int16)
 
 
 def _encode(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -218,17 +214,20 @@ def _encode(values: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _imu(path: Path, arrays: dict) -> Iterator[Recording]:
-    acc = _decode(path, arrays, 'acc_delta') * float(arrays['acc_scale'])  # (3, N)
+    acc_scale = positive(path, 'acc_scale', arrays['acc_scale'])
+    acc = decode(path, arrays, 'acc_delta') * acc_scale  # (3, N)
     gyro = np.full(acc.shape, np.nan)
     if 'gyro_delta' in arrays:
-        gyro = _decode(path, arrays, 'gyro_delta') * float(arrays['gyro_scale'])
+        gyro_scale = positive(path, 'gyro_scale', arrays['gyro_scale'])
+        gyro = decode(path, arrays, 'gyro_delta') * gyro_scale
     if acc.shape[0] != 3 or gyro.shape != acc.shape:
         raise ValueError(f'{path}: acc {acc.shape} and gyro {gyro.shape} must both be [3, N]')
+    check_gravity(path, acc)
     values = np.concatenate([acc, gyro]).T  # (N, 6)
     offset = np.asarray(arrays.get('offset', [0, len(values)]), int)
     if offset[0] < 0 or offset[-1] > len(values) or (np.diff(offset) <= 0).any():
         raise ValueError(f'{path}: offset must rise from 0 to at most {len(values)}')
-    columns = {key: _per_recording(path, arrays, key, len(offset) - 1)
+    columns = {key: per_recording(path, arrays, key, len(offset) - 1)
                for key in ('name', 'code', 'label', 'is_fall', 'fs_eff', 'peak_index_derived',
                            'fall_start', 'fall_end')}
     for i, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
@@ -238,10 +237,11 @@ def _imu(path: Path, arrays: dict) -> Iterator[Recording]:
 
 def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.ndarray
                    ) -> Recording:
-    rate = _rate(path, row.get('fs_eff', np.nan), arrays.get('fs', np.nan))
+    check_fall(path, index, row, len(values))
+    rate = pick_rate(path, 'imu', arrays.get('fs', np.nan), row.get('fs_eff', np.nan))
     is_fall = bool(row['is_fall']) if 'is_fall' in row else None
     peak = row.get('peak_index_derived', -1)
-    if is_fall and not 0 <= peak < len(values):
+    if is_fall and peak < 0:
         first, last = max(int(row.get('fall_start', 0)), 0), int(row.get('fall_end', -1))
         peak = first + _peak(values[first:last + 1 if last > first else None])
     return Recording(
@@ -252,43 +252,42 @@ def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.n
 
 
 def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
-    counts = _decode(path, arrays, 'sig_delta').astype(float)  # (leads, N)
+    counts = decode(path, arrays, 'sig_delta').astype(float)  # (leads, N)
     gain, zero = (np.broadcast_to(arrays.get(k, d), len(counts))
                   for k, d in (('gain', 1), ('zero', 0)))
-    rate = _rate(path, np.nan, arrays.get('fs', np.nan))
+    check_lead_scales(path, gain, zero)
+    rate = pick_rate(path, 'ecg', arrays.get('fs', np.nan))
     if 0 in counts.shape or len(arrays.get('lead', counts)) != len(counts):
         raise ValueError(f'{path}: sig_delta {counts.shape} needs samples and one lead name a row')
     record = Recording(
         name=str(arrays.get('record', path.stem)), subject=str(arrays.get('record', path.stem)),
         source=path.resolve().parent.name, kind='ecg', rate=rate,
         values=((counts - zero[:, None]) / gain[:, None]).T,
-        leads=tuple(str(name) for name in arrays.get('lead', range(len(counts)))),
-        snr_db=float(arrays['snr_db']) if 'snr_db' in arrays else None,
-        noise_start_s=float(arrays.get('noise_start', 0)) / rate)
-    if 'beat_sample' in arrays and ('beat_aami' in arrays or 'beat_symbol' in arrays):
-        record.beat_times_s = arrays['beat_sample'] / rate
-        aami, symbols = (_per_recording(path, arrays, key, len(record.beat_times_s))
-                         for key in ('beat_aami', 'beat_symbol'))
-        record.beat_aami = groups(symbols) if aami is None else aami
-        record.paced = is_paced(symbols, record.beat_aami)
-    if 'ann_symbol' in arrays and 'ann_sample' in arrays:
-        record.flutter_s = episodes(arrays['ann_symbol'], arrays['ann_sample'] / rate,
-                                    record.duration_s)
+        leads=tuple(str(name) for name in arrays.get('lead', range(len(counts)))))
+    _annotate_ecg(path, arrays, record)
     yield record
 
 
-def _per_recording(path: Path, arrays: dict, key: str, count: int) -> np.ndarray | None:
-    column = arrays.get(key)
-    if column is not None and np.shape(column) != (count,):
-        raise ValueError(f'{path}: {key} has shape {np.shape(column)}, expected ({count},)')
-    return column
-
-
-def _rate(path: Path, *candidates: float) -> float:
-    good = [float(rate) for rate in candidates if np.isfinite(rate) and rate > 0]
-    if good:
-        return good[0]
-    raise ValueError(f'{path}: fs is {candidates[-1]}, it must be a positive rate in Hz')
+def _annotate_ecg(path: Path, arrays: dict, record: Recording) -> None:
+    """Write to ``record`` what ``arrays`` tells of its beats, flutter and added noise."""
+    length = len(record.values)
+    if 'snr_db' in arrays:
+        start = float(arrays.get('noise_start', 0))
+        record.snr_db, record.noise_start_s = float(arrays['snr_db']), start / record.rate
+        check_noise(path, record.snr_db, start, length)
+    if 'beat_sample' in arrays and ('beat_aami' in arrays or 'beat_symbol' in arrays):
+        check_samples(path, 'beat_sample', arrays['beat_sample'], length, True)
+        record.beat_times_s = arrays['beat_sample'] / record.rate
+        aami, symbols = (per_recording(path, arrays, key, len(record.beat_times_s))
+                         for key in ('beat_aami', 'beat_symbol'))
+        check_beats(path, aami, symbols)
+        record.beat_aami = groups(symbols) if aami is None else aami
+        record.paced = is_paced(symbols, record.beat_aami)
+    if 'ann_symbol' in arrays or 'ann_sample' in arrays:  # each is of no use without the other
+        samples, symbols = arrays['ann_sample'], arrays['ann_symbol']
+        check_samples(path, 'ann_sample', samples, length, False)  # several may be at one sample
+        per_recording(path, arrays, 'ann_symbol', len(samples))
+        record.flutter_s = episodes(symbols, samples / record.rate, record.duration_s)
 
 
 def _peak(values: np.ndarray) -> int:

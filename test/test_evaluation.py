@@ -193,10 +193,11 @@ def test_reports_can_be_printed_and_written_as_json():
     imu = [judge_imu(fall_recording('a', 9.0), found(('fall', 20.0))),
            judge_imu(fall_recording('b'), found())]
     ecg = [judge_ecg(ecg_recording(), found(('beat', 1.0), ('veb', 3.0)))]
+    skipped = {'not_of_kind': dict.fromkeys('ab', 'no annotations'), 'damaged': {'c': 'cut'}}
     for kind, judged, words in (('imu', imu, ('waist', '1 of 2', 'missed')),
                                 ('ecg', ecg, ('MLII', '66.67', 'ventricular'))):
         assert report.notes(summarise(kind, judged))[-1].endswith('hours evaluated')
-        result = {**summarise(kind, judged), 'skipped_files': {'no annotations': 2},
+        result = {**summarise(kind, judged), 'skipped_files': skipped,
                   'seen_in_training': 1, 'seconds': 1.0}
         assert result['transient_fraction'] == pytest.approx(0.1)
         json.dumps(result)
@@ -205,4 +206,5 @@ def test_reports_can_be_printed_and_written_as_json():
         text = console.export_text()
         assert all(word in text for word in words), text
         assert '2 files left out: no annotations' in text
+        assert 'damaged, left out: c: cut' in text
         assert 'of subjects or records that the model was trained on' in text

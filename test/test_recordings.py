@@ -67,7 +67,7 @@ def test_fall_without_a_peak_is_looked_for_between_start_and_end(tmp_path):
 
 
 def ecg_arrays(symbols='NVN', **extra):
-    counts = np.random.default_rng(2).integers(-2000, 2000, (2, 720)).astype(np.int16)
+    counts = np.random.default_rng(2).integers(-2000, 2000, (2, 900)).astype(np.int16)
     aami = np.array([{'/': 'Q', 'f': 'Q', 'L': 'N'}.get(s, s) for s in symbols])
     return counts, {
         'sig_delta': delta(counts), 'gain': np.array([200.0, 100.0]), 'zero': np.array([1024, 0]),
@@ -104,10 +104,18 @@ def test_beats_may_be_annotated_in_either_way(tmp_path, missing):
     assert list(record.beat_aami) == aami and not record.paced
 
 
+def test_every_symbol_of_a_beat_has_its_group(tmp_path):
+    arrays = ecg_arrays('NLRBejnAaJSVErF/fQ?', beat_sample=np.arange(19) * 40)[1]
+    del arrays['beat_aami']
+    np.savez(tmp_path / '1.npz', **arrays)
+    (record,) = load_recordings(tmp_path, 'ecg')
+    assert ''.join(record.beat_aami) == 'NNNNNNNSSSSVVVFQQQQ'
+
+
 def test_symbols_are_grouped_as_in_the_recordings_of_mit_bih(shared_data):
     for path in sorted((shared_data / 'ecg' / 'mitdb').rglob('*.npz')):
         arrays = dict(np.load(path))
-        assert [AAMI.get(s, 'Q') for s in arrays['beat_symbol']] == list(arrays['beat_aami'])
+        assert [AAMI[s] for s in arrays['beat_symbol']] == list(arrays['beat_aami'])
 
 
 def test_flutter_episodes_and_noise_are_told(tmp_path):
@@ -115,7 +123,7 @@ def test_flutter_episodes_and_noise_are_told(tmp_path):
         ann_sample=np.array([36, 72, 90, 360]), ann_symbol=np.array(['[', '!', ']', '[']),
         snr_db=6)[1])
     record = next(read_npz(tmp_path / '1.npz'))
-    assert record.flutter_s == ((0.1, 0.25), (1.0, 2.0)) and record.snr_db == 6
+    assert record.flutter_s == ((0.1, 0.25), (1.0, 2.5)) and record.snr_db == 6
 
 
 def test_other_kinds_and_files_without_annotation_are_left_out_and_named(tmp_path):
@@ -147,7 +155,24 @@ def test_faults_are_named(tmp_path):
 @pytest.mark.parametrize('key, value, message', [
     ('offset', [0, 13, 99], 'offset must rise from 0 to at most 60'),
     ('is_fall', [True], r'is_fall has shape \(1,\), expected \(3,\)'),
-    ('fs', 0.0, 'fs is 0.0, it must be a positive rate in Hz'),
+    ('fs', 0.0, 'fs is 0.0, it must be a rate in Hz, 5 to 10000 for imu'),
+    ('fs', 0.05, r'fs is 0.05, it must be a rate in Hz'),
+    ('fs_eff', [50.0, np.inf, 50.0], 'fs_eff is inf, it must be a rate in Hz'),
+    ('fs_eff', [50.0, np.nan, -50.0], 'fs_eff is -50.0, it must be a rate in Hz'),
+    ('acc_scale', np.nan, 'acc_scale is nan, it must be a positive number'),
+    ('acc_scale', 0.0, 'acc_scale is 0.0, it must be'),
+    ('acc_scale', -0.01, 'acc_scale is -0.01, it must be'),
+    ('acc_scale', np.inf, 'acc_scale is inf, it must be'),
+    ('gyro_scale', np.nan, 'gyro_scale is nan, it must be a positive number'),
+    ('gyro_scale', -0.001, 'gyro_scale is -0.001, it must be'),
+    ('peak_index_derived', [3, 40, 2], r'peak_index_derived\[1\] is 40, it must be a sample of the '
+     'recording, 0 to 39, or -1 for none'),
+    ('peak_index_derived', [3, 25, -2], r'peak_index_derived\[2\] is -2, it must be'),
+    ('peak_index_derived', [3, 2.5, 2], r'peak_index_derived\[1\] is 2.5, it must be'),
+    ('fall_start', [-1, 40, -1], r'fall_start\[1\] is 40, it must be .* 0 to 39'),
+    ('fall_end', [-1, 41, -1], r'fall_end\[1\] is 41, it must be .* 0 to 40'),
+    ('is_fall', ['no', 'yes', 'no'], r"is_fall\[0\] is .*'no'.*, it must be True or False"),
+    ('is_fall', [0.0, np.nan, 0.0], r'is_fall\[1\] is .*nan.*, it must be True or False'),
     ('acc_delta', np.zeros((3, 60)), r'acc_delta is float64 \(3, 60\), not int16'),
     ('gyro_delta', np.zeros((3, 9), np.int16), r'must both be \[3, N\]')])
 def test_inconsistent_imu_files_are_refused(tmp_path, key, value, message):
@@ -155,6 +180,78 @@ def test_inconsistent_imu_files_are_refused(tmp_path, key, value, message):
     np.savez(tmp_path / 'bad.npz', **{**arrays, key: np.asarray(value)})
     with pytest.raises(ValueError, match=message):
         list(read_npz(tmp_path / 'bad.npz'))
+
+
+def test_a_fall_that_ends_before_it_starts_is_refused(tmp_path):
+    arrays = imu_arrays(np.random.default_rng(5))[1]
+    np.savez(tmp_path / 'bad.npz', **arrays, fall_start=[-1, 30, -1], fall_end=[-1, 20, -1])
+    with pytest.raises(ValueError, match=r'bad.npz: fall_end\[1\] is 20, before fall_start, 30'):
+        list(read_npz(tmp_path / 'bad.npz'))
+
+
+def test_no_index_at_all_is_minus_one(tmp_path):
+    arrays = imu_arrays(np.random.default_rng(5))[1]
+    arrays['peak_index_derived'] = np.array([-1, -1, -1])
+    np.savez(tmp_path / 'good.npz', **arrays, fall_start=[-1, -1, -1], fall_end=[-1, 40, -1])
+    _, fall, _ = read_npz(tmp_path / 'good.npz')
+    assert fall.fall_time_s * 50 == np.linalg.norm(fall.values[:, :3], axis=1).argmax()
+
+
+@pytest.mark.parametrize('size, unit', [(1 / 9.80665, 'g'), (1000 / 9.80665, 'mg')])
+def test_acceleration_that_is_not_in_si_units_is_refused(tmp_path, size, unit):
+    rng = np.random.default_rng()
+    acc = rng.normal(0, 1, (3, 500)) + [[0], [-9.81], [0]]
+    for name, factor in (('si', 1.0), ('else', size)):
+        counts = np.round(acc / 0.004).astype(np.int16)
+        np.savez(tmp_path / f'{name}.npz', acc_delta=delta(counts), acc_scale=0.004 * factor,
+                 fs=100.0)
+    assert next(read_npz(tmp_path / 'si.npz')).values.shape == (500, 6)
+    with pytest.raises(ValueError, match=rf'else.npz: acc_scale: the median .* in {unit}; .* m/s'):
+        list(read_npz(tmp_path / 'else.npz'))
+
+
+@pytest.mark.parametrize('key, value, message', [
+    ('gain', [200.0, np.nan], r'gain\[1\] is nan, it must be a positive number'),
+    ('gain', [0.0, 100.0], r'gain\[0\] is 0.0, it must be'),
+    ('gain', -200.0, r'gain\[0\] is -200.0, it must be'),
+    ('zero', [0.0, np.inf], r'zero\[1\] is inf, it must be'),
+    ('fs', 0.36, 'fs is 0.36, it must be a rate in Hz, 20 to 20000 for ecg'),
+    ('fs', 360e3, 'fs is 360000.0, it must be'),
+    ('beat_sample', [180, 360, 900], r'beat_sample\[2\] is 900, it must be .* 0 to 899'),
+    ('beat_sample', [-1, 360, 540], r'beat_sample\[0\] is -1, it must be a sample'),
+    ('beat_sample', [180, np.nan, 540], r'beat_sample\[1\] is nan, it must be a sample'),
+    ('beat_sample', [180, 540, 360], r'beat_sample\[2\] is 360 after 540, samples must rise'),
+    ('beat_sample', [180, 540, 540], r'beat_sample\[2\] is 540 after 540, samples must rise'),
+    ('beat_sample', np.uint64([180, 540, 360]), 'beat_sample.* must rise'),
+    ('beat_sample', np.array([180, 360, 540], complex), 'beat_sample is complex128 .3,., expected'),
+    ('beat_aami', ['N', 'v', 'N'], r"beat_aami\[1\] is 'v', it must be one of N S V F Q"),
+    ('beat_symbol', ['N', '+', 'N'], r"beat_symbol\[1\] is '\+', it must be one of N L R"),
+    ('ann_sample', [0, 900], r'ann_sample\[1\] is 900, it must be'),
+    ('ann_sample', [500, 400], r'ann_sample\[1\] is 400 after 500, samples must rise'),
+    ('ann_sample', [500], r'ann_symbol has shape \(2,\), expected \(1,\)'),
+    ('snr_db', np.nan, 'snr_db is nan, it must be a number'),
+    ('noise_start', 900, 'noise_start is 900.0, it must be a sample of the signal, 0 to 899')])
+def test_an_ecg_that_cannot_be_right_is_refused(tmp_path, key, value, message):
+    arrays = ecg_arrays(ann_sample=np.array([100, 200]), ann_symbol=np.array(['[', ']']), snr_db=6)
+    np.savez(tmp_path / 'bad.npz', **{**arrays[1], key: np.asarray(value)})
+    with pytest.raises(ValueError, match='bad.npz: ' + message):
+        list(read_npz(tmp_path / 'bad.npz'))
+
+
+@pytest.mark.parametrize('missing', ['ann_sample', 'ann_symbol'])
+def test_symbols_without_their_samples_are_refused(tmp_path, missing):
+    arrays = ecg_arrays(ann_sample=np.array([100, 100]), ann_symbol=np.array(['+', '[']))[1]
+    np.savez(tmp_path / 'good.npz', **arrays)
+    assert next(read_npz(tmp_path / 'good.npz')).flutter_s == ((100 / 360, 2.5),)
+    del arrays[missing]
+    np.savez(tmp_path / 'bad.npz', **arrays)
+    with pytest.raises(ValueError, match=f"bad.npz: key '{missing}' is missing"):
+        list(read_npz(tmp_path / 'bad.npz'))
+
+
+def test_no_recording_at_hand_is_refused(shared_data):
+    files = sorted(shared_data.rglob('*.npz'))
+    assert len(files) > 70 and all([list(read_npz(path)) for path in files])
 
 
 def test_a_missing_scale_is_named(tmp_path):

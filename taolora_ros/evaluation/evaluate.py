@@ -13,7 +13,7 @@ from taolora_ros.evaluation.detection import Candidate, Found, detect
 from taolora_ros.evaluation.falls import FallCount, count_falls, fall_figures
 from taolora_ros.evaluation.panel import Panel
 from taolora_ros.evaluation.spread import Progress, spread
-from taolora_ros.recordings import Recording, find_files, read_npz
+from taolora_ros.recordings import Recording, find_files, read_npz, reason_of
 
 Judged = FallCount | Counter  # the counts of one recording
 
@@ -32,14 +32,21 @@ class Choice:
 
 @dataclass
 class Judge:
-    """The task of judging the recordings in a file that ``choice`` takes."""
+    """The task of judging the recordings in a file that ``choice`` takes.
+
+    A file is read as a whole before any of it is judged: of a damaged one nothing counts.
+    """
 
     panel: Panel
     choice: Choice
 
-    def __call__(self, path: Path) -> list[tuple[dict, Judged]]:
-        """Return (entry for the report, counts) of each."""
-        return [row for recording in read_npz(path)
+    def __call__(self, path: Path) -> list[tuple[dict, Judged]] | str:
+        """Return (entry for the report, counts) of each, or what is wrong with the file."""
+        try:
+            recordings = list(read_npz(path))
+        except ValueError as error:
+            return reason_of(path, error)
+        return [row for recording in recordings
                 if self.choice.takes(recording.subject) and self.panel.knows(recording)
                 for row in judge([recording], self.panel.load(recording))]
 
@@ -53,11 +60,12 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     trained on; ``processes`` is chosen by the number of files and CPUs when it is None. With
     ``folds`` (see panel.py) each subject is judged by the model that left it out, if one did. The
     result is ready for JSON: ``fall``, or ``beat``, ``beat_50ms`` and ``veb``, over all recordings
-    (ratios as fractions from 0 to 1), one entry each in ``recordings``, and what was left out.
+    (ratios as fractions from 0 to 1), one entry each in ``recordings``, and what was left out:
+    ``skipped_files`` has the reasons of files ``not_of_kind`` and of ``damaged`` ones by path.
     Raise ValueError for data or a model that cannot be used.
     """
-    skipped: dict[str, str] = {}
-    files = find_files(data, kind, skipped)
+    other, damaged = {}, {}
+    files = find_files(data, kind, other, damaged)
     model = candidate.describe()
     if model['kind'] != kind:
         raise ValueError(f'{candidate.model}: {model["name"]} is for {model["kind"]}, not {kind}')
@@ -67,19 +75,23 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     judged = []
     task = Judge(Panel(candidate, folds), choice)
     for done, (path, rows) in enumerate(spread(files, task, processes), 1):
-        judged += [(str(path), i, *row) for i, row in enumerate(rows)]
+        if isinstance(rows, str):
+            damaged[str(path)] = rows
+        else:
+            judged += [(str(path), i, *row) for i, row in enumerate(rows)]
         progress(done, len(files), path.name)
     if not judged:
         raise ValueError(f'{data}: no recording left to evaluate; asked for are '
                          + (', '.join(sorted(only)) if only else 'all')
-                         + (' that the model was not trained on' if unseen else ''))
+                         + (' that the model was not trained on' if unseen else '')
+                         + ''.join(f'; {path}: {reason}' for path, reason in damaged.items()))
     judged.sort(key=lambda row: row[:2])  # processes finish in any order
     result = summarise(kind, [row[2:] for row in judged])
     seen = sum(entry['subject'] in trained_on for entry in result['recordings'])
     if folds is not None:
         model.update(file='', folds=sorted({path.name for path in folds.values()}))
     return {**result, 'seen_in_training': seen, 'model': model, 'data': str(data),
-            'skipped_files': dict(Counter(skipped.values())),
+            'skipped_files': {'not_of_kind': other, 'damaged': dict(sorted(damaged.items()))},
             'seconds': time.monotonic() - started}
 
 

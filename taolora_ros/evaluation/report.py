@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -85,8 +87,10 @@ def notes(result: dict) -> list[str]:
 
     ``result`` is that of ``evaluate``, or of ``summarise`` alone.
     """
-    lines = [f'{count} files left out: {reason}'
-             for reason, count in sorted(result.get('skipped_files', {}).items())]
+    skipped = result.get('skipped_files', {'not_of_kind': {}, 'damaged': {}})
+    lines = [f'damaged, left out: {path}: {reason}' for path, reason in skipped['damaged'].items()]
+    lines += [f'{count} files left out: {reason}'
+              for reason, count in sorted(Counter(skipped['not_of_kind'].values()).items())]
     if folds := result.get('model', {}).get('folds'):
         lines.append(f'each subject or record was judged by the one of {len(folds)} models that '
                      'never saw it; those that no model left out were not judged')
