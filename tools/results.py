@@ -5,7 +5,7 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py keep RAW.json docs/results/NAME.json [KEY]   what was measured anew
     tools/results.py figures                                      the tables of README.md
     tools/results.py details                                      the tables of docs/models.md
-    tools/results.py adaptation                                   the table of docs/adaptation.md
+    tools/results.py adaptation                                   the tables of docs/adaptation.md
     tools/results.py detection                                    the tables of docs/detection.md
 
 RAW.json is what `taolora train --folds` or `taolora evaluate peers` (noise, signals, delay) wrote
@@ -28,6 +28,7 @@ import json
 import sys
 from pathlib import Path
 
+import adaptation_tables
 import cross_validation
 from kept import RESULTS, as_text, load, origin, percent, rounded, rows_of, table
 
@@ -36,13 +37,6 @@ FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (e
            'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
            'left_out': '... calibrated and tuned (200 steps) without these subjects'}
 TABLES = ('figures', 'details', 'detection', 'adaptation')
-ADAPTATION = (('adaptation_ecg', 'adaptation', 'VEB'),
-              ('adaptation_imu', 'trained_without_weda', 'falls, wrist never seen'),
-              ('adaptation_imu', 'trained_without_weda_alone', '... without teachers'),
-              ('adaptation_imu', 'trained_without_weda_seed3', '... seed 3'),
-              ('adaptation_imu', 'trained_without_weda_seed3_alone',
-               '... seed 3, without teachers'),
-              ('adaptation_imu', 'cross_validation', 'falls, known places'))
 
 
 def keep(raw: Path, out: Path, key: str | None = None) -> None:
@@ -146,26 +140,8 @@ def _cell(row: dict, path: tuple[str, ...]) -> str:
 
 
 def adaptation() -> str:
-    """Return the table of docs/adaptation.md."""
-    rows = [['20 feedbacks', 'subjects', 'false alarms', 'change', 'recall %', 'others: recall',
-             'specificity', 'inverted', 'random', 'flooded']]
-    for name, key, title in ADAPTATION:
-        result = load(name)[key]
-        for part, who in (('', ''), ('chosen_on', ', chosen on'), ('all', ', all')):
-            f = result[part] if part else result
-            if f is None:
-                continue
-            low, high = f['false_alarms_change_interval'] or (0.0, 0.0)
-            rows.append([
-                title + who, str(f['subjects']),
-                f'{f["false_alarms_before"]} → {f["false_alarms_after"]}',
-                f'{100 * (f["false_alarms_change"] or 0.0):+.0f} % ({100 * low:+.0f} .. '
-                f'{100 * high:+.0f})', f'{percent(f["recall_before"])} → '
-                f'{percent(f["recall_after"])}',
-                *(f'{f["others_change"][name]:+.2f}' for name in ('recall', 'specificity')),
-                *(f'{f["hostile_change"][who]:+.2f}' for who in ('inverted', 'random',
-                                                                 'flooded'))])
-    return table(*rows)
+    """Return the tables of docs/adaptation.md."""
+    return adaptation_tables.tables()
 
 
 def main(arguments: list[str]) -> int:
