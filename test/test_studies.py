@@ -11,7 +11,7 @@ from rule_engine import RuleCandidate
 from taolora_ros.cli import main
 from taolora_ros.evaluation.delays import Replay, by_delay
 from taolora_ros.evaluation.detection import Candidate, detect
-from taolora_ros.evaluation.evaluate import evaluate
+from taolora_ros.evaluation.evaluate import Choice, evaluate
 from taolora_ros.evaluation.excerpts import excerpt
 from taolora_ros.evaluation.panel import Panel, find_folds
 from taolora_ros.evaluation.peers import PEERS, Peer
@@ -22,6 +22,7 @@ from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import find_files, load_recordings, read_npz
 from taolora_ros.spec import ECG_BEATS
 from taolora_ros.synthetic import write_dataset
+from taolora_ros.trained_on import TrainedOn
 from tiny import tiny_models, tiny_spec
 
 ECG = RuleCandidate('rules', kind='ecg')
@@ -55,6 +56,13 @@ def test_what_all_folds_left_out_is_judged_by_none(tmp_path):
     fold(tmp_path, 3, ['other'])  # one that is no fold of theirs
     with pytest.raises(ValueError, match='other was left out by m.fold0.* and by m.fold1'):
         find_folds(tmp_path, 'ecg')
+
+
+@pytest.mark.parametrize('source, taken', [('ecg', False), ('elsewhere', True)])
+def test_a_study_of_the_unseen_goes_by_source_and_name(record, source, taken):
+    trained_on = TrainedOn({source: frozenset([record.subject])})
+    study = Study('delay', Panel(ECG), Choice(None, trained_on, unseen=True))
+    assert study._takes(record) == taken
 
 
 def test_each_record_has_the_fold_that_left_it_out(tmp_path, record):

@@ -63,12 +63,12 @@ def notes(study: Study, results: list[dict]) -> list[str]:
     """Return what has to be said besides the tables."""
     calibration, first = study.calibration, results[0]
     gates = study.judged.gates
-    judged = {r.subject for r in study.recordings}
+    judged = {r.subject: study.trained_on.has(r) for r in study.recordings}
     spread = sorted(spread_of_inputs(calibration).values())
     what = 'falls' if study.kind == 'imu' else 'ventricular beats'
     return [
         f'network: full precision of {study.model.name}, which was trained on '
-        f'{len(judged & study.trained_on)} of the {len(judged)} judged subjects; no method was '
+        f'{sum(judged.values())} of the {len(judged)} judged subjects; no method was '
         'calibrated on them',
         f'calibrated on {len(calibration.batch.windows)} windows, rank {calibration.options.rank};'
         f' tuned rows: {calibration.tuning.steps} steps of {calibration.tuning.batch} windows',

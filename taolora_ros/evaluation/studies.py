@@ -71,7 +71,7 @@ class Study:
     def _takes(self, recording: Recording) -> bool:
         return (recording.annotated and not recording.paced
                 and (recording.snr_db is not None) == (self.name == 'noise')
-                and self.choice.takes(recording.subject) and self.panel.knows(recording))
+                and self.choice.takes(recording) and self.panel.knows(recording))
 
     def _cut(self, recording: Recording) -> Recording:
         return recording if self.minutes is None else excerpt(recording, 60 * self.minutes)

@@ -35,10 +35,9 @@ def study(args: argparse.Namespace, candidate: Candidate, console: Console) -> l
                          f'not {args.signal}')
     folds = find_folds(args.models, args.signal) if args.models else None
     only = frozenset(args.only.split(',')) if args.only else None
-    trained_on = frozenset(model['trained_on'])
     peers, faulty = beside(args.kind)
     task = Study(args.kind, Panel(candidate, folds),
-                 Choice(only, trained_on if args.unseen else frozenset()), args.minutes,
+                 Choice(only, model['trained_on'], args.unseen), args.minutes,
                  _delays(args.delays, args.signal), peers)
     files = find_files(args.data, args.signal)
     with progress('evaluating', 'files') as report:
