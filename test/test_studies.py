@@ -16,7 +16,9 @@ from taolora_ros.evaluation.excerpts import excerpt
 from taolora_ros.evaluation.panel import Panel, find_folds
 from taolora_ros.evaluation.peers import PEERS, Peer
 from taolora_ros.evaluation.signals import CHANGES, Change, changed
+from taolora_ros.evaluation.report import percent
 from taolora_ros.evaluation.studies import Study, run
+from taolora_ros.evaluation.studies_command import cells
 from taolora_ros.model_file import save_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import find_files, load_recordings, read_npz
@@ -111,6 +113,10 @@ def test_peers_are_scored_like_ours(data):
     plain = evaluate('ecg', data, ECG, 1)
     assert all(rows[0][key] == plain[key] for key in ('beat', 'beat_50ms', 'veb', 'hours'))
     assert [row['beat_50ms']['se'] for row in rows[1:]] == [1.0, 0.0]
+    assert all(row['veb'] == {**dict.fromkeys(plain['veb']), 'n': plain['veb']['n']}
+               for row in rows[1:]) and plain['veb']['n'] > 0
+    assert cells(rows[1])[5:9] == [str(plain['veb']['n']), '-', '-', '-']
+    assert cells(rows[0])[6] == percent(plain['veb']['se']) != '-'
     assert rows[2]['beat']['se'] > 0.99 and rows[0]['cpu_s_per_hour'] > rows[1]['cpu_s_per_hour']
 
 

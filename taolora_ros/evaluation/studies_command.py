@@ -87,9 +87,8 @@ def cells(row: dict) -> list[str]:
     else:
         shown = [str(row['beat']['n']), *(percent(row[key][part]) for key in ('beat', 'beat_50ms')
                                           for part in ('se', 'ppv'))]
-        veb, tells = row['veb'], row['veb']['tp'] + row['veb']['fp'] > 0
-        shown += [str(veb['n']), *(percent(veb[key]) if tells else '-'
-                                   for key in ('se', 'ppv', 'ppv_strict'))]
+        veb = row['veb']
+        shown += [str(veb['n']), *(percent(veb[key]) for key in ('se', 'ppv', 'ppv_strict'))]
     return shown + [f'{row[key]:.2f}' for key, _ in MEASURED if key in row]
 
 
