@@ -84,8 +84,8 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     ``skipped_files`` has the reasons of files ``not_of_kind`` and of ``damaged`` ones by path.
     Raise ValueError for data or a model that cannot be used.
     """
-    other, damaged = {}, {}
-    files = find_files(data, kind, other, damaged)
+    other, damaged, alone = {}, {}, Path(data).is_file()
+    files = find_files(data, kind, other, None if alone else damaged)
     model = candidate.describe()
     if model['kind'] != kind:
         raise ValueError(f'{candidate.model}: {model["name"]} is for {model["kind"]}, not {kind}')
@@ -93,6 +93,8 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     choice = Choice(only, trained_on if folds is None else TrainedOn(), unseen)
     started = time.monotonic()
     rows = _judge_all(files, Judge(Panel(candidate, folds), choice), processes, progress, damaged)
+    if alone and damaged:
+        raise ValueError(f'{data}: {damaged[str(Path(data))]}')
     if not rows:
         raise ValueError(f'{data}: no recording left to evaluate; asked for are '
                          + (', '.join(sorted(only)) if only else 'all')
