@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taolora_ros.adaptation.checkpoint import load_checkpoint
+from taolora_ros.adaptation.checkpoint import NewerVersionError, load_checkpoint
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.reports import Outcome
 from taolora_ros.adaptation.saver import Saver
@@ -43,6 +43,7 @@ class AdaptedModel:
         self.saver: Saver | None = None
         self.problem = ''  # in words: why it cannot learn, or not be kept
         self.failed = ''   # why the last save, or the last round of learning, failed
+        self._settings = AdaptationSettings()
         self._saved = 0    # updates that are in the checkpoint
         self._since: float | None = None  # monotonic time of the first update that is not
         self._consolidated: float | None = None  # time of the last consolidation that is in it
@@ -52,6 +53,7 @@ class AdaptedModel:
 
     def apply(self, settings: AdaptationSettings) -> None:
         """Let ``settings`` hold from now on."""
+        self._settings = settings
         if settings.enabled and self.session is None:
             self._open(settings)
         if self.session is None:
@@ -63,25 +65,37 @@ class AdaptedModel:
                 feed.detector.memory = memory
 
     def _open(self, settings: AdaptationSettings) -> None:
-        """Begin to learn, from where it was left off; or say why not."""
+        """Begin to learn, from where it was left off; or say why not.
+
+        Nothing begins beside a checkpoint that is whole and cannot be read now: it would be lost
+        with the next save. One that is damaged is put aside.
+        """
+        self.problem = ''
         try:
             weight = self.engine.read_weights('head.weight')['head.weight']
             reference = load_reference(reference_path(self.path), self.spec, weight)
-            self.session = Session(self.spec, self.engine, reference, settings)
-        except ValueError as error:
-            self.problem = str(error)
-            self._say('error', f'{self.spec.name} cannot learn: {error}')
+            session = Session(self.spec, self.engine, reference, settings)
+            self._load(session)
+        except (ValueError, OSError, MemoryError) as error:
+            self.problem = str(error) or repr(error)
+            self._say('error', f'{self.spec.name} cannot learn: {self.problem}')
             return
+        self.session = session
+        self.settler = Settler(session, partial(self._report, session))
+        self.saver = Saver(self._folder, self._key)
+
+    def _load(self, session: Session) -> None:
+        """Load what was learnt; raise what says that it is there and cannot be read now."""
         try:
             loaded = load_checkpoint(self._folder, self._key)
             if loaded:
-                self.session.load(loaded.layers)
+                session.load(loaded.layers)
                 self._say('info', f'{self.spec.name}: what was learnt until '
                                   f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({self._folder})')
+        except (NewerVersionError, OSError, MemoryError):
+            raise
         except Exception as error:  # whatever a damaged file leads to, it is kept, and told
             self._say('error', f'{self.spec.name} begins anew: {error}; {self._put_aside()}')
-        self.settler = Settler(self.session, partial(self._report, self.session))
-        self.saver = Saver(self._folder, self._key)
 
     def _put_aside(self) -> str:
         """Rename the folder, whose contents cannot be used; return in words what became of it."""
@@ -141,6 +155,7 @@ class AdaptedModel:
             shutil.rmtree(self._folder)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
+        self.apply(self._settings)  # may begin now
         return f'taken back; {self._folder} is removed'
 
     def close(self) -> None:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import argparse
 
 STUDIES = ('peers', 'noise', 'signals', 'delay')  # of evaluate: tables of several rows
+ADAPTATION = (
+    'evaluate adaptation imu|ecg --data DIR [--models FOLDS] [--json FILE]: simulated operators give '
+    '20 feedbacks on one part of each record or wearer; the rest, and all others, are judged before '
+    'and after, and after hostile feedback. Only who the model was not trained on counts; each model '
+    'needs its NAME.reference.safetensors beside it (taolora reference). The JSON holds '
+    'false_alarms_before, false_alarms_after, recall_before and recall_after (shares), and '
+    'others_worst_change and hostile_worst_change (points of per cent, 0 when nothing was lost), '
+    'each of subjects that no constant was chosen on; chosen_on and all: the same of others; sites: '
+    'counts of each.')
 SETTINGS = (       # detector settings that evaluate and replay can change
     ('--event-threshold', float, 'score from which an event is reported'),
     ('--anomaly-threshold', float, 'score from which a window is anomalous'),
@@ -50,11 +59,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=int, help='processes to spread recordings over')
     parser.add_argument('--json', metavar='FILE', help='write the figures there too')
     add_comparators(parser)
+    parser.add_argument_group('adaptation', ADAPTATION)
     add_running(parser)
 
 
 ONLY_FOR = {  # options of ``evaluate`` that not all of its kinds read
     'minutes': ('peers', 'signals', 'delay'), 'delays': ('delay',),
+    'unseen': ('imu', 'ecg', *STUDIES),
     **dict.fromkeys(('ablation', 'methods', 'full', 'hours', 'windows', 'tune'),
                     ('comparators',))}
 

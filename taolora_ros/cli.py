@@ -120,8 +120,6 @@ def _evaluate_anomalies(args: argparse.Namespace) -> int:
     from taolora_ros.progress import progress
     from taolora_ros.spec import SPECS
     _check_writable(args.json)
-    if args.unseen:
-        raise ValueError('--unseen: not for anomalies; --only chooses recordings')
     candidates = {kind: _candidate(args, kind) for kind in SPECS}
     if args.model:
         candidates = {candidates['imu'].describe()['kind']: candidates['imu']}

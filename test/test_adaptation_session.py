@@ -1,13 +1,15 @@
 """Feedback changes decisions, and nothing that is known to be true."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from adapting import N, SPEC, V, World
+from adapting import N, SPEC, V, World, in_the_engine
 from taolora_ros.adaptation import learner
 from taolora_ros.adaptation.guards import RECENT, Judged, confirmed_by, steadied
+from taolora_ros.adaptation.reports import Outcome
 from taolora_ros.adaptation.settings import AdaptationSettings
 
 RNG = np.random.default_rng()
@@ -123,6 +125,43 @@ def test_what_harms_the_reference_is_rolled_back():
     assert not outcome.learnt and 'reference' in outcome.reason
     assert (world.session.delta == held).all()
     assert world.session.status()['rolled_back'] == 1
+
+
+def test_real_feedback_against_the_truth_is_rolled_back_before_the_reference_loses_an_event():
+    world = World(SEEDS[1], max_lost=0.0, max_new=0.0, rate=100.0, max_norm=50.0,
+                  doubtful_shift=20.0, max_shift=20.0)  # only the last of the guards is left
+    name, called = world.beat(V)
+    while called != 'veb':
+        name, called = world.beat(V)
+    assert world.tell(name, True).learnt
+    outcome, held = Outcome(True), None
+    for _ in range(200):
+        name, called = world.beat(V)
+        held = world.session.delta.copy()
+        outcome = world.tell(name, False) if called == 'veb' else outcome
+        if not outcome.learnt:
+            break
+    assert 'it would lose' in outcome.reason and world.session.status()['rolled_back'] == 1
+    assert held.any() and (world.session.delta == held).all() and in_the_engine(world)
+    assert world.session._learner.damage(world.session.delta) == (0.0, 0.0)
+
+
+def test_memory_does_not_grow_with_feedback():
+    world = World(SEEDS[0], replay=6, events=16, seconds=10.0)
+
+    def feedbacks(count):
+        for _ in range(count):
+            name, called = world.beat(V)
+            assert world.tell(name, called == 'veb').learnt
+        return tracemalloc.get_traced_memory()[0]
+    world.tell(world.beat(V)[0], True)
+    tracemalloc.start()
+    try:
+        before, after = feedbacks(20), feedbacks(40)
+    finally:
+        tracemalloc.stop()
+    assert world.session.status()['updates'] == 61
+    assert abs(after - before) < 30_000  # bytes; 40 examples would take 100 000
 
 
 def test_floods_are_not_taken_and_one_event_counts_once():

@@ -1,13 +1,17 @@
 """What a node's models learn: one session for each model, kept on disk, whatever happens to it."""
 
+import json
+import shutil
 import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from doubtful_beats import DOUBTFUL, VENTRICULAR, near, with_doubtful_beats
 
 from taolora_ros import recordings, shipped
+from taolora_ros.adaptation.reference import reference_path
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.adapting import Adapting
 from taolora_ros.detector import Detector
@@ -45,10 +49,11 @@ def make(model, folder, *streams, settings=ON):
     return adapting, feeds, log
 
 
-def beats(feed, seconds=15):
-    """Play the beginning of an ECG to a feed; return the events found."""
-    recording = next(recordings.read_npz(shipped.shipped('config/demo/mitdb_119_excerpt.npz')))
-    values = recording.values[:seconds * 360, :1].astype(np.float64)
+def beats(feed, values=None):
+    """Play the beginning of an ECG (N, 1), mV, to a feed; return the events found."""
+    if values is None:
+        excerpt = shipped.shipped('config/demo/mitdb_119_excerpt.npz')
+        values = next(recordings.read_npz(excerpt)).values[:15 * 360, :1].astype(np.float64)
     samples = Samples(10 ** 12 + np.arange(len(values)) * 10 ** 9 // 360, values)
     return [e for e in [*feed.detector.process(samples), *feed.detector.flush()]
             if hasattr(e, 'label')]
@@ -103,6 +108,89 @@ def test_damaged_checkpoint_is_told_kept_aside_and_does_not_stop_learning(model,
     assert len(aside) == 1 and aside[0].read_text() == '{broken'
     assert reject(adapting, beats(feeds[0]), 1) == ['', '']
     assert adapting.save()[0] and adapting.problem('chest') == ''
+    adapting.close()
+
+
+@pytest.mark.parametrize('fault', ['newer', 'unreadable'])
+def test_whole_checkpoint_that_cannot_be_read_now_is_neither_moved_nor_lost(model, tmp_path, fault,
+                                                                            monkeypatch):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    learnt = [e.score for e in beats(feeds[0])]
+    adapting.close()
+    manifest = next(tmp_path.rglob('checkpoint.json'))
+    kept = manifest.read_text()
+    before = sorted(path.name for path in tmp_path.rglob('*'))
+    with monkeypatch.context() as then:
+        if fault == 'newer':
+            manifest.write_text(json.dumps({**json.loads(kept), 'version': 99}))
+        else:
+            def full(*given):
+                raise OSError(24, 'Too many open files')
+            then.setattr('taolora_ros.adapted_model.load_checkpoint', full)
+        reason = 'install a newer one' if fault == 'newer' else 'Too many open files'
+        adapting, feeds, log = make(model, tmp_path, 'chest')
+        assert any('cannot learn' in text and reason in text for text in log)
+        assert reason in adapting.problem('chest') and reason in adapting.save()[1]
+        assert reason in adapting.take(beats(feeds[0])[3].id, True, '', 1.0, 0)
+        adapting.tick()
+    assert sorted(path.name for path in tmp_path.rglob('*')) == before
+    manifest.write_text(kept)  # as when the fault is gone
+    adapting.apply(AdaptationSettings())
+    adapting.apply(ON)
+    assert adapting.problem('chest') == ''
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    adapting.close()
+
+
+def test_reset_removes_a_checkpoint_that_cannot_be_read_and_learning_begins(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    assert adapting.save()[0]
+    adapting.close()
+    manifest = next(tmp_path.rglob('checkpoint.json'))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), 'version': 99}))
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    assert adapting.problem('chest') and adapting.reset()[0]
+    assert adapting.problem('chest') == ''
+    assert reject(adapting, beats(feeds[0]), 1) == ['', '']
+    adapting.close()
+
+
+def test_a_problem_that_is_gone_is_not_told_any_more(model, tmp_path):
+    path = tmp_path / 'mine.safetensors'
+    shutil.copy(model[0], path)
+    adapting, feeds, _ = make((path, model[1]), tmp_path / 'kept', 'chest')
+    assert 'mine.reference.safetensors: no such file' in adapting.problem('chest')
+    shutil.copy(reference_path(model[0]), reference_path(path))
+    adapting.apply(AdaptationSettings())
+    adapting.apply(ON)
+    assert adapting.problem('chest') == '' and adapting.status('chest')['adaptation'] == 'on'
+    assert reject(adapting, beats(feeds[0]), 1) == ['', '']
+    adapting.close()
+
+
+def test_with_default_limits_a_doubtful_event_is_none_at_once_before_anything_is_settled(
+        model, tmp_path, monkeypatch):
+    default = AdaptationSettings(enabled=True)
+    adapting, (feed,), _ = make(model, tmp_path, 'chest', settings=default)
+    signal = with_doubtful_beats(feed.detector.engine, model[1].spec, 20, score=0.5)[:, None]
+
+    def labels():
+        events = {(e.stamp_ns - 10 ** 12) / 1e9: e for e in beats(feed, signal)}
+        return events, [near(events, at).label for at in (VENTRICULAR, *DOUBTFUL)]
+    events, before = labels()
+    assert before == ['veb'] * 3
+    assert adapting.take(near(events, VENTRICULAR).id, True, '', 1.0, 0) == ''
+    assert adapting.settle(60.0)
+    monkeypatch.setattr(adapting._models['chest'].settler, 'wake', lambda: None)
+    events, before = labels()
+    at = min(DOUBTFUL, key=lambda at: near(events, at).values['veb_score'])
+    assert near(events, at).label == 'veb'
+    assert adapting.take(near(events, at).id, False, '', 1.0, 0) == ''
+    assert adapting.status('chest')['adaptation_waiting'] == '1'
+    after = near(labels()[0], at)
+    assert after.label == 'beat' and adapting.status('chest')['adaptation_waiting'] == '1'
+    monkeypatch.undo()
     adapting.close()
 
 

@@ -1,14 +1,19 @@
 """Feedback over DDS: it changes the next decision, is kept, and can be taken back."""
 
+import pytest
+from doubtful_beats import DOUBTFUL, VENTRICULAR, near, with_doubtful_beats
 from playing import SECOND, blocks, excerpt, play, quiet, status
 from running_node import NodeProcess, wait_for
 
 from std_srvs.srv import Trigger
 from taolora_msgs.msg import Biosignal, Event, Feedback
 
+from taolora_ros.engine import make_engine
+from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
 
 LENGTH = 15  # s of the recording
+TRUE = 2.0, 3.85, 5.77, 9.44  # s: more of its ventricular beats
 ECG = {'streams': '[ecg]', 'max_lag': 60.0, 'adaptation__enabled': 'true'}
 RELIABLE = '-p', 'qos_overrides./ecg.subscription.reliability:=reliable'
 
@@ -24,7 +29,8 @@ class Node(NodeProcess):
 class Heart:
     """Plays an ECG to the node again and again, each time later."""
 
-    def __init__(self, talker):
+    def __init__(self, talker, signal=None):
+        self.signal = excerpt().values[:LENGTH * 360, 0] if signal is None else signal
         self.start = 0
         self.events = talker.listen(Event, '/taolora/events')
         self.publisher = talker.publisher(Biosignal, '/ecg')
@@ -33,7 +39,7 @@ class Heart:
         """Return what the node found in the next round, by the time in the recording."""
         self.events.clear()
         self.start += 1000 * SECOND
-        play(self.publisher, blocks(excerpt().values[:LENGTH * 360, 0], 360, self.start))
+        play(self.publisher, blocks(self.signal, 360, self.start))
         found = quiet(self.events, 10)
         return {round((e.header.stamp.sec * SECOND + e.header.stamp.nanosec - self.start) / 1e7): e
                 for e in found}
@@ -74,6 +80,37 @@ def test_feedback_changes_the_next_decision_is_kept_and_can_be_taken_back(talker
         assert 'what was learnt until' in node.output
         assert call(talker, 'reset').success and call(talker, 'save').success
         assert scores(heart.beats()) == scores(before)
+
+
+def labels(found, times):
+    return [near(found, 100 * at).label for at in times]
+
+
+def test_with_default_limits_what_was_rejected_is_no_event_the_next_time(talker, tmp_path):
+    model = load_model(find_model('ecg_beats'))
+    signal = with_doubtful_beats(make_engine(model, device='cpu'), model.spec, LENGTH + 5)
+    with Node(*RELIABLE, **ECG, adaptation__directory=str(tmp_path)) as node:
+        node.ready()
+        heart, feedback = Heart(talker, signal), talker.publisher(Feedback, '/taolora/feedback')
+        before = heart.beats()
+        assert labels(before, (VENTRICULAR, *DOUBTFUL)) == ['veb'] * 3
+        for at in (VENTRICULAR, *DOUBTFUL):
+            event = near(before, 100 * at)
+            feedback.publish(Feedback(event_id=event.id, correct=at == VENTRICULAR, quality=1.0))
+        wait_for(lambda: node.output.count(': learnt') == 3, 60)
+        after = heart.beats()
+        assert labels(after, (VENTRICULAR, *DOUBTFUL)) == ['veb', 'beat', 'beat']
+        assert labels(before, TRUE) == labels(after, TRUE) == ['veb'] * len(TRUE)
+
+
+@pytest.mark.parametrize('name, value, wrong', [
+    ('decay', 0.5, 1.5), ('targets', 'head', 'attention'), ('interval', 5.0, 0.5)])
+def test_settings_are_taken_or_refused_while_running(talker, name, value, wrong):
+    with Node(**ECG) as node:
+        node.ready()
+        assert talker.set(**{f'adaptation__{name}': value})[0].successful
+        refused = talker.set(**{f'adaptation__{name}': wrong})[0]
+        assert not refused.successful and f'adaptation.{name}' in refused.reason
 
 
 def test_feedback_that_cannot_be_used_is_named_with_its_reason(talker):

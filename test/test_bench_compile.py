@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from taolora_ros.bench import compile as compiling
 from taolora_ros.bench.boards import BOARDS, Assumptions
@@ -63,6 +64,53 @@ def test_all_that_an_engine_may_launch_is_compiled(monkeypatch, target, engine):
     assert configurations((1,))  # what is imported by now is for the interpreter, for other tests
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # launches are made, not run
     assert configurations(compiling.BATCHES) == configurations((1, 2, 4, 8, 16, 32, 64))
+
+
+def test_teams_of_each_orin_are_compiled(monkeypatch):
+    pytest.importorskip('triton')
+    model = load_model(find_model('ecg_beats'))
+    assert compiling.launches('mega', model, 'sm_87', (1,))
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # as in the test before
+
+    def teams(target):
+        return {launch.constants['TEAM']
+                for launch in compiling.launches('mega', model, target, (1,))
+                if launch.name == 'window_kernel' and launch.constants['PERSISTENT']}
+
+    # Nano of 4 GB, of 8 GB, AGX: 4 tiles of tokens for 4, 8 and 16 multiprocessors
+    assert teams('sm_87') == {1, 2, 4} and teams('sm_90') == {4}
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_kernels_are_compiled_for_memory_that_is_shared_and_not(monkeypatch, shared):
+    pytest.importorskip('triton')
+    from taolora_ros.engine.gpu import make_gpu_engine
+    from taolora_ros.engine.graph import make_buffers, on_device
+    model = load_model(find_model('imu_falls'))
+    for name in GPU_ENGINES:
+        compiled = {compiling.configuration(launch)
+                    for launch in compiling.launches(name, model, 'sm_87', (1,))}
+        engine = make_gpu_engine(name, model, 'cpu', programs=8)
+        buffers = make_buffers(model, 1, 'cpu')
+        steps = engine.launches(buffers if shared else on_device(model, buffers, 'cpu'))
+        assert {compiling.configuration(launch) for launch in compiling.single(steps)} <= compiled
+
+
+@pytest.mark.parametrize('rank', [8, 16])
+@pytest.mark.parametrize('size, rows', [(128, 1), (256, 64), (512, 256)])
+def test_all_shapes_of_layers_are_compiled(size, rows, rank):
+    pytest.importorskip('triton')
+    from taolora_ros.bench.gpu_layers import layer_launches, shapes
+    compiled = {compiling.configuration(launch) for launch in compiling.layers('sm_87')}
+    weights = {'codes': torch.ones(size, size, dtype=torch.int8), 'w_scale': torch.ones(1, size),
+               'x_inv': torch.ones(size), 'a': torch.zeros(2 * size, rank),
+               'b': torch.zeros(rank, size)}
+    for shape in shapes(rows, size):
+        made = layer_launches(shape, torch.zeros(rows, size), weights,
+                              torch.zeros(rows, dtype=torch.uint8), torch.zeros(rows, size))
+        assert {compiling.configuration(launch) for launch in made} <= compiled
+    early = {launch.constants.get('EARLY', False) for launch in compiling.layers('sm_90')}
+    assert early == {True, False}  # one after the other, too
 
 
 WIDER = '''

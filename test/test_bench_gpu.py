@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from taolora_ros.bench import gpu, gpu_layers, gpu_networks
+from taolora_ros.bench import gpu, gpu_cases, gpu_layers, gpu_networks
 from taolora_ros.bench.isolated import Isolated
 from taolora_ros.bench.peers import LAYER_PEERS
 from taolora_ros.cli import main
@@ -20,16 +20,17 @@ RESULT = {
     'copy_gb_s': 1000.0, 'copy_gb_s_after': 990.0,
     'networks': [
         {'model': 'm', 'way': gpu_networks.PEERS[0], 'batch': 1, 'p50_us': 200.0, 'p99_us': 210.0,
-         'device_us': 190.0, 'peak_bytes': 5_000_000},
+         'device_us': 190.0, 'peak_bytes': 5_000_000, 'times_faster': 1.0,
+         'times_faster_range': [1.0, 1.0]},
         {'model': 'm', 'way': 'mega', 'batch': 1, 'p50_us': 40.0, 'p99_us': 44.0,
          'device_us': 30.0, 'device_p99_us': 31.5, 'jitter_us': 1.25, 'device_jitter_us': 0.31,
-         'peak_bytes': 1_000_000},
-        {'model': 'm', 'way': 'fused', 'note': 'failed: no reason'}],
+         'peak_bytes': 1_000_000, 'times_faster': 5.0, 'times_faster_range': [4.5, 5.25]},
+        {'model': 'm', 'batch': 1, 'way': 'fused', 'note': 'failed: no reason'}],
     'layers': [
         {'size': 128, 'rows': 1, 'rank': 8, 'way': 'fp16 + LoRA', 'device_us': 8.0},
         {'size': 128, 'rows': 1, 'rank': 8, 'way': 'other', 'note': 'not installed (other)'},
         {'size': 128, 'rows': 1, 'rank': 8, 'way': gpu_layers.OURS, 'device_us': 2.5,
-         'bytes': 250_000, 'shape': 'fused'}]}
+         'bytes': 250_000, 'shape': 'fused', 'peak_bytes': 7_250_000}]}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
@@ -63,7 +64,7 @@ def test_figures_say_what_made_them(monkeypatch):
         name='Some GPU', major=9, minor=0, multi_processor_count=8))
     monkeypatch.setattr(gpu, 'compile_all', lambda *told: {})
     monkeypatch.setattr(gpu, 'run_case', lambda *told: [])
-    monkeypatch.setattr(gpu, 'run_all', lambda *told: [])
+    monkeypatch.setattr(gpu.turns, 'take_turns', lambda *told, **named: [])
     told = gpu.measure(7.0, ('networks',), (128,), (1,), (8,), (1, 2), ('mega',), None)
     origin = told['provenance']
     assert origin['arguments'] == {'seconds': 7.0, 'part': ('networks',), 'size': (128,),
@@ -77,12 +78,27 @@ def test_tables_compare_with_the_peer_of_the_same_case():
     lines = console.export_text().splitlines()
     rows = {way: next(line for line in lines if f' {way} ' in line)
             for way in ('mega', 'fused', 'other', gpu_layers.OURS)}
-    assert ' 5.00 ' in rows['mega'] and ' 1.2 ' in rows['mega']  # times faster, jitter
+    assert ' 5.00 (4.50..5.25) ' in rows['mega'] and ' 1.2 ' in rows['mega']  # and jitter
     assert ' 31.5 ' in rows['mega'] and ' 0.3 ' in rows['mega']  # of the device
-    assert 'failed: no reason' in rows['fused']
+    assert 'see below' in rows['fused']
+    assert [line.rstrip() for line in lines].count(
+        'model m, batch 1, fused: failed: no reason') == 1
     assert 'not installed (other)' in rows['other']
     assert ' 3.20 ' in rows[gpu_layers.OURS]
     assert ' 10.0 ' in rows[gpu_layers.OURS]  # per cent of the copies' rate
+    assert ' 7.2 ' in rows[gpu_layers.OURS]  # memory
+
+
+def test_the_page_names_what_was_not_measured_and_says_ranges(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import performance
+    monkeypatch.setattr(performance, 'RESULTS', tmp_path)
+    (tmp_path / 'bench_gpu_networks.json').write_text(json.dumps(RESULT))
+    lines = performance.gpu_networks().splitlines()
+    assert 'times faster, of rounds' in lines[0]
+    assert '| 5.00 (4.50..5.25) |' in lines[3]
+    assert lines[4].startswith('| model m, batch 1, fused: failed: no reason |  |')
+    assert len({line.count('|') for line in lines}) == 1
 
 
 @pytest.mark.parametrize('rows', gpu_layers.ROWS)
@@ -161,11 +177,11 @@ def cases(*ways):
 
 
 def run(worker, *ways, seconds=60.0):
-    return [row for case in cases(*ways) for row in gpu.run_case(worker, case, seconds)]
+    return [row for case in cases(*ways) for row in gpu_cases.run_case(worker, case, seconds)]
 
 
 def run_until(worker, until, *ways):
-    return list(gpu.run_all(worker, cases(*ways), until, lambda *told: None))
+    return list(gpu_cases.run_all(worker, cases(*ways), until, lambda *told: None))
 
 
 @pytest.mark.parametrize('way, why, words, same', [
@@ -198,7 +214,7 @@ def test_a_way_that_is_lost_again_and_again_is_left_out(worker):
 
 def test_what_there_is_no_time_for_says_so(worker):
     rows = run_until(worker, time.monotonic() - 1, 'runs', 'runs')
-    assert [row['note'] for row in rows] == [gpu.SKIPPED] * 2
+    assert [row['note'] for row in rows] == [gpu_cases.SKIPPED] * 2
 
 
 def test_all_is_compiled_before_in_several_processes(worker, monkeypatch):
@@ -209,7 +225,7 @@ def test_all_is_compiled_before_in_several_processes(worker, monkeypatch):
     told = gpu.compile_all(todo, 60.0, lambda *told: None)
     assert [row['note'] for row in told['failed']] == ['failed: RuntimeError: no such kernel']
     assert gpu.compile_all(todo, 0.0, lambda *told: None)['failed'] == [
-        {**case, 'note': gpu.SKIPPED} for case in todo]
+        {**case, 'note': gpu_cases.SKIPPED} for case in todo]
 
 
 @pytest.mark.parametrize('capability', [(8, 7), (9, 0)])
@@ -232,11 +248,14 @@ def test_what_is_compiled_before_is_what_the_gpu_launches(monkeypatch, capabilit
 def test_variants_are_for_the_first_batch_alone_and_peers_come_first():
     todo = gpu_networks.cases((1, 8))
     assert todo[0]['way'] == gpu_networks.PEERS[0]
+    assert {case['way'] for case in todo if case['batch'] == 1} == set(gpu_networks.WAYS)
+    assert {case['way'] for case in todo if case['batch'] == 8} == (
+        set(gpu_networks.WAYS) - set(gpu_networks.VARIANTS))
     assert all((case['batches'] == [1]) is (case['way'] in gpu_networks.VARIANTS)
-               for case in todo)
+               for case in gpu_networks.to_compile((1, 8)))
     ways = {case['way'] for case in gpu_layers.cases((128,), (1,), (8, 16))}
     assert ways == {*LAYER_PEERS, gpu_layers.OURS}
-    assert set(gpu.SLOW) <= {case['way'] for case in todo}
+    assert set(gpu_cases.SLOW) <= {case['way'] for case in todo}
 
 
 def test_what_is_known_is_kept_whole(tmp_path):
@@ -247,10 +266,10 @@ def test_what_is_known_is_kept_whole(tmp_path):
 
 
 def test_a_row_is_said_in_a_line():
-    lines = [gpu.said(row) for row in (*RESULT['networks'], *RESULT['layers'])]
+    lines = [gpu_cases.said(row) for row in (*RESULT['networks'], *RESULT['layers'])]
     assert lines[1] == ('model m, batch 1, mega: p50 40.0 µs, p99 44.0 µs, device 30.0 µs, '
                         'jitter 1.2 µs, device_jitter 0.3 µs')
-    assert lines[2] == 'model m, fused: failed: no reason'
+    assert lines[2] == 'model m, batch 1, fused: failed: no reason'
     assert lines[3] == 'size 128, rows 1, rank 8, fp16 + LoRA: device 8.0 µs'
 
 
@@ -264,3 +283,6 @@ def test_a_layer_is_measured(tmp_path):
     assert not [row for row in told['compiling']['failed'] if row['way'] == gpu_layers.OURS]
     times = {row['way']: row.get('device_us') for row in told['layers']}
     assert times[gpu_layers.OURS] > 0.5 and times['fp16 + LoRA'] > 0.5
+    peaks = {row['way']: row.get('peak_bytes', 0) for row in told['layers']}
+    assert 128 * 128 / 2 < peaks[gpu_layers.OURS] < 1e6  # without cuBLAS
+    assert peaks['fp16 + LoRA'] > 2 * 128 * 128

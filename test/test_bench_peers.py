@@ -1,5 +1,6 @@
 """What the kernels are compared with computes the same, and launches nothing that it need not."""
 
+import sys
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from taolora_ros.bench import gpu_networks
 from taolora_ros.bench.counts import count_window
+from taolora_ros.bench.four_bit import FOUR_BIT
+from taolora_ros.bench.isolated import failure
 from taolora_ros.bench.peers import LAYER_PEERS, HalfNetwork, plain_weights
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
@@ -95,3 +98,59 @@ def test_peers_of_layers_add_in_place(monkeypatch, way):
         y = work()
     assert +operators.seen == {'mm': 2, 'addmm_': 1}
     assert y.numpy() == pytest.approx((x @ w + x @ a @ b).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize('name', ['ecg_beats', 'imu_falls'])
+def test_four_bit_networks_are_the_same_network_with_another_product(name):
+    model = load_model(find_model(name))
+    given = [torch.as_tensor(t) for t in gpu_networks.given(model, 3)]
+    seen = []
+
+    def product(w, bias):
+        seen.append(tuple(w.shape))
+        return lambda x: (x @ w).add_(bias)  # may be added to in place, as the libraries' may
+
+    made = HalfNetwork(model, 'cpu', torch.float32, product=product)
+    for got, wanted in zip(made(*given), HalfNetwork(model, 'cpu', torch.float32)(*given)):
+        assert got.numpy() == pytest.approx(wanted.numpy(), abs=1e-5, rel=1e-4)
+    layers = model.network.linears().values()
+    assert seen == [(layer.in_features, layer.out_features) for layer in layers]
+    kept = sum(t.numel() for t in made.tensors())
+    assert kept < sum(k * n for k, n in seen)  # the weights in full are not kept beside
+
+
+def test_torchaos_network_is_one_of_bfloat16(monkeypatch):
+    model = load_model(find_model('imu_falls'))
+    monkeypatch.setitem(gpu_networks.FOUR_BIT, 'torchao int4 + LoRA', (
+        lambda w, bias: lambda x: (x @ w).add_(bias), torch.bfloat16))
+    network = gpu_networks.peer_network(model, 'torchao int4 + LoRA', 'cpu')
+    given = [torch.as_tensor(t) for t in gpu_networks.given(model, 2)]
+    scores = network(*given)
+    wanted = HalfNetwork(model, 'cpu', torch.float32)(*given)
+    assert all(score.dtype == torch.float32 for score in scores)
+    assert [float((a - b).abs().mean()) < 0.05 for a, b in zip(scores, wanted)] == [True] * 3
+
+
+@pytest.mark.parametrize('name', FOUR_BIT)
+def test_a_library_that_is_missing_is_told(monkeypatch, name):
+    package = {'bits': 'bitsandbytes', 'torc': 'torchao', 'geml': 'gemlite'}[name[:4]]
+    monkeypatch.setitem(sys.modules, package, None)
+    for made in (lambda: gpu_networks.peer_network(load_model(find_model('imu_falls')), name, 'cpu'),
+                 lambda: LAYER_PEERS[name](*[torch.zeros(4, 4)] * 4)):
+        with pytest.raises(ImportError) as told:
+            made()
+        assert failure(told.value).startswith(f'not installed ({package}')
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(monkeypatch):
+    def refuses(work):
+        raise RuntimeError('operation not permitted when stream is capturing')
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(gpu_networks, 'graphed', refuses)
+    calls = []
+    start, told = gpu_networks.graphed_if_possible(lambda: calls.append(1))
+    start()
+    assert len(calls) == 2
+    assert told == {'no_graph': 'failed: RuntimeError: operation not permitted when stream is '
+                                'capturing'}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from taolora_ros.bench import gpu_networks, timing
+from taolora_ros.bench import gpu_memory, gpu_networks, timing, turns
 from taolora_ros.bench.counts import count_window
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
@@ -72,23 +72,57 @@ def test_the_device_sleeps_until_a_slow_host_has_issued_all(device):
     assert min(device.slept) > 0.004
 
 
-def test_jitter_compares_gates_closed_and_open_by_turns():
-    model, seen = load_model(find_model('imu_falls')), []
+def test_calls_end_with_their_time_but_some_are_made():
+    calls = []
+    timing.host_us(lambda: calls.append(1), 300, 0.0, seconds=0.0)
+    assert len(calls) == timing.LEAST_CALLS
+    timing.host_us(lambda: calls.append(1), 300, 0.0)
+    assert len(calls) == timing.LEAST_CALLS + 300
 
-    def p99(windows, gates):
-        assert windows.shape[0] == 1 and gates.all() == gates.any()
-        seen.append(bool(gates.all()))
-        return (30.0 if gates.all() else 32.0) + 500 * (len(seen) == 3)  # one is interrupted
 
-    assert gpu_networks.by_turns('device_', p99, model) == {
-        'device_closed_p99_us': 32.0, 'device_open_p99_us': 30.0, 'device_jitter_us': 2.0}
-    assert seen == [False, True] * gpu_networks.ROUNDS
+def test_a_round_has_times_of_the_device_and_of_each_gate(device):
+    def work(us):
+        device.now += us
+
+    told = gpu_networks.time_round(gpu_networks.Running(
+        lambda: work(20.0), lambda: work(10.0), {},
+        {'closed': lambda: work(1.0), 'open': lambda: work(2.0)}))
+    assert set(told) == {'p50_us', 'p99_us', 'device_us', 'device_single_us', 'device_p99_us',
+                         'closed_p99_us', 'device_closed_p99_us', 'open_p99_us',
+                         'device_open_p99_us'}
+    assert told['device_us'] == pytest.approx(10.0)
+    assert set(gpu_networks.time_round(gpu_networks.Running(lambda: work(20.0), None, {}, {}))) == {
+        'p50_us', 'p99_us'}  # the reference engine has no graph
+
+
+def test_a_peak_is_that_of_running_without_that_of_making(monkeypatch):
+    memory = SimpleNamespace(now=100, peak=0)
+
+    def take(count):
+        memory.now += count
+        memory.peak = max(memory.peak, memory.now)
+
+    def make():
+        take(1000)  # weights, and
+        take(5000)  # what they were packed from
+        take(-5000)
+        return lambda: (take(30), take(-30))
+
+    monkeypatch.setattr(gpu_memory, 'start_memory', lambda: memory.now)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats',
+                        lambda: setattr(memory, 'peak', memory.now))
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: memory.peak)
+    assert gpu_memory.with_peak(make, lambda work: (work(), {'device_us': 1.0})[1]) == {
+        'device_us': 1.0, 'peak_bytes': 1030}
 
 
 @pytest.mark.gpu
 def test_rows_of_networks_can_be_compared():
     def row(way, batch):
-        return next(gpu_networks.rows({'model': 'imu_falls', 'way': way, 'batches': [batch]}))
+        with torch.no_grad():
+            made = gpu_networks.make({'model': 'imu_falls', 'way': way, 'batch': batch})
+            return made.told | turns.summary([gpu_networks.time_round(made) for _ in range(3)], [])
 
     first = row('streams', 1)
     assert first['launches'] == 54

@@ -16,7 +16,7 @@ from endless_saver import MODEL, states
 
 from taolora_ros.adaptation import blocks, checkpoint
 from taolora_ros.adaptation.checkpoint import (
-    FORMAT_VERSION, checkpoint_folder, load_checkpoint, save_checkpoint)
+    FORMAT_VERSION, NewerVersionError, checkpoint_folder, load_checkpoint, save_checkpoint)
 from taolora_ros.adaptation.lora import AdaptedLayer
 
 KILLS = 200
@@ -158,11 +158,13 @@ def test_newer_versions_and_other_models_are_refused(tmp_path):
         load_checkpoint(tmp_path, 'm 2')
     path = tmp_path / 'checkpoint.json'
     manifest = json.loads(path.read_text())
-    for version in (FORMAT_VERSION + 1, 0, '2', None, True):
+    newer = 'version .* reads up to 2, install a newer one'
+    for version, said in ((FORMAT_VERSION + 1, newer), *(
+            (version, 'damaged: version') for version in (0, '2', None, True))):
         path.write_text(json.dumps({**manifest, 'version': version, 'new': 'thing'}))
-        with pytest.raises(ValueError, match='version .* reads up to 2, install a newer one'):
+        with pytest.raises(NewerVersionError if said == newer else ValueError, match=said):
             load_checkpoint(tmp_path, 'm 1')
-        with pytest.raises(ValueError, match='install a newer one'):  # rather than overwrite it
+        with pytest.raises(ValueError, match=said):  # rather than overwrite it
             save_checkpoint(tmp_path, 'm 1', states(2))
 
 

@@ -15,7 +15,7 @@ from taolora_ros.comparators.held_out import shortened, split
 from taolora_ros.comparators.low_rank import eora, l2qer, loftq, svd
 from taolora_ros.comparators.measures import errors, logits, multiplies, size
 from taolora_ros.comparators.rows import ablation, comparators
-from taolora_ros.comparators.variants import tao, tao_svd
+from taolora_ros.comparators.variants import tao, tao_svd, tao_tuned
 from taolora_ros.model_file import file_tensors
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import load_recordings
@@ -124,7 +124,7 @@ def test_sparse_layer_keeps_the_strong_and_counts_them():
 
 
 @pytest.mark.parametrize('changes', [{}, {'lora_bits': 8}, {'lora_bits': 4, 'scale_bits': 16},
-                                     {'scale_bits': 8, 'groups': 2, 'buffer': 'x'}])
+                                     {'scale_bits': 8, 'groups': 2, 'buffer': 'x'}, {'rank': 0}])
 def test_bytes_are_those_of_the_file_and_a_zero_point_each(calibration, changes):
     network = tao(calibration, **changes)
     stored = sum(t.numel() * t.element_size() for t in file_tensors(network).values())
@@ -148,6 +148,30 @@ def test_bytes_and_multiplies_of_full_precision_add_up(calibration):
     assert more == pytest.approx(0.75 * branch * calibration.network.tokens, rel=0.01)
     assert sum(ours.values()) - multiplies(network, 1.0)['float'] == pytest.approx(
         0.25 * branch * calibration.network.tokens, rel=0.01)
+
+
+@pytest.mark.parametrize('make', [tao, tao_tuned])
+def test_without_a_lora_nothing_of_it_is_stored_or_multiplied(calibration, make):
+    network, batch = make(calibration, rank=0), calibration.batch
+    layers = network.linears().values()
+    assert all(layer.lora_a.numel() == layer.lora_b.numel() == 0 for layer in layers)
+    assert multiplies(network, 1.0) == multiplies(network, 0.0)
+    read = sum(2 * layer.in_features + layer.out_features for layer in layers)
+    assert size(make(calibration, lora_bits=16)) - size(network) == 2 * 3 * read
+    wanted = logits(calibration.network, batch.windows, batch.gates)
+    assert errors(network, wanted, batch, 'open') == errors(network, wanted, batch, 'closed')
+
+
+def test_one_part_of_the_quantization_is_left_out(calibration):
+    layers = tao(calibration, zero_point=False).linears()
+    assert all(layer.x_zero is None for layer in layers.values())
+    assert any(layer.x_zero is not None for layer in tao(calibration).linears().values())
+    layers = tao(calibration, smooth=False).linears()
+    assert all(len(layer.x_inv.unique()) == 1 for layer in layers.values())
+    for name, layer in tao(calibration, feedback=False).linears().items():
+        weight = calibration.network.linears()[name].weight.T.detach().double()
+        exact = weight / layer.x_inv.double()[:, None] / layer.w_scale.double()
+        assert float((exact.clamp(-7, 7) - layer.codes).abs().max()) <= 0.5001
 
 
 def test_svd_variant_holds_the_svd_of_what_rounding_lost(calibration):

@@ -136,35 +136,51 @@ def test_operators_say_what_they_are_to(data, kind):
         assert True not in said  # nothing to make up for
 
 
-def site(name, before, after, hostile):
-    empty = [Count(events=50, found=40, false=2, cases=500)]
+def site(name, before, after, hostile, others):
+    empty = [Count(events=50, found=40, false=2, cases=550)]
     return {'subjects': [name], 'given': {'rejected': 1, 'confirmed': 0, 'missed': 0},
-            'status': {'rolled_back': 0}, 'before': [before], 'after': [after],
-            'others_before': empty, 'others_after': empty, 'hostile': {'inverted': [
-                {'after': [Count(100, found, 9, 1000, 0.5)]} for found in hostile]}}
+            'status': {'rolled_back': 0, 'norm': 0.1 * (name == 'a')},
+            'before': [before], 'after': [after], 'others_before': 2 * empty,
+            'others_after': [Count(50, found, 2, 550) for found in others],
+            'hostile': {'inverted': [
+                {'after': [Count(100, found, false, 1000, 0.5)],
+                 'others_after': [*empty, Count(50, 40, 2 + false, 550)]}
+                for found, false in hostile]}}
 
 
 def test_figures_are_sums_over_subjects():
     a, b = Count(100, 80, 10, 1000, 0.5), Count(100, 90, 30, 1000, 0.5)
-    sites = [site('a', a, Count(100, 82, 4, 1000, 0.5), (79, 78, 80)),
-             site('b', b, Count(100, 89, 12, 1000, 0.5), (90, 87, 90))]
+    sites = [site('a', a, Count(100, 82, 4, 1000, 0.5), ((79, 9), (78, 10), (80, 11)), (42, 39)),
+             site('b', b, Count(100, 89, 12, 1000, 0.5), ((90, 30), (87, 34), (90, 35)), (40, 40))]
     figures = summarise(sites)
     assert (figures['false_alarms_before'], figures['false_alarms_after']) == (40, 16)
     assert figures['false_alarms_change'] == pytest.approx(-0.6)
+    assert figures['false_alarms_change_interval'] == pytest.approx((-0.6, -0.6))
     assert figures['recall_change'] == pytest.approx(0.5)
     assert figures['hostile_draws']['inverted'] == pytest.approx([-0.5, -2.5, 0.0])
     assert figures['hostile_change']['inverted'] == pytest.approx(-1.0)
     assert figures['hostile_interval']['inverted'] == pytest.approx((-1.0, -1.0))
     assert figures['hostile_worst_change'] == pytest.approx(-1.0)
     assert figures['hostile_worst_draw'] == pytest.approx(-2.5)
+    assert figures['hostile_worst_site']['inverted'] == pytest.approx(-1.0)
+    assert figures['hostile_false_alarms_change']['inverted'] == pytest.approx(3 / 40)
+    # 39, 44 and 46 false alarms more among 2000 ordinary cases of others
+    assert figures['hostile_others_change']['inverted'] == pytest.approx(
+        {'recall': 0.0, 'specificity': -100 * 43 / 2000})
+    assert figures['hostile_others_worst_change'] == pytest.approx(-2.15)
+    assert figures['others_change'] == pytest.approx({'recall': 0.5, 'specificity': 0.0})
+    assert figures['others_worst_subject'] == pytest.approx({'recall': -2.0, 'specificity': 0.0})
     assert figures['others_worst_change'] == 0.0 and figures['hours'] == 1.0
+    assert (figures['site_count'], figures['sites_that_learnt']) == (2, 1)
     low, high = figures['recall_change_interval']
     assert low <= 0.5 <= high and (low, high) == pytest.approx((-1.0, 2.0))
     result = {**figures, 'feedbacks': 20, 'constants_chosen_on_these': False,
               'trained_on_these': False, 'chosen_on': None, 'all': None, 'sites': sites}
     assert json.loads(json.dumps(plain(result)))['sites'][0]['before'][0]['found'] == 80
-    assert len(tables(result)) == 2 and 'worst change on others +0.00' in notes(result)[0]
-    assert 'inverted -2.50 .. +0.00' in notes(result)[1]
+    said = notes(result)
+    assert len(tables(result)) == 2 and 'worst change on others +0.00' in said[0]
+    assert 'recall -2.00' in said[0] and 'inverted -1.00; on others -2.15' in said[1]
+    assert '1 of 2 sites' in said[2] and 'inverted -2.50 .. +0.00' in said[3]
     assert bootstrap([], lambda rows: 1.0) is None
 
 

@@ -10,6 +10,8 @@ from taolora_ros.cli import main
     ('imu', ['--delays', '0,1'], 'delay'),
     ('ecg', ['--ablation'], 'comparators'),
     ('anomalies', ['--hours', '1'], 'comparators'),
+    ('anomalies', ['--unseen'], 'imu, ecg, peers, noise, signals, delay'),
+    ('adaptation', ['--unseen'], 'imu, ecg, peers, noise, signals, delay'),
     ('imu', ['--tune', '0'], 'comparators')])
 def test_an_option_that_would_be_ignored_is_refused(capsys, tmp_path, kind, option, right):
     assert main(['evaluate', kind, '--data', str(tmp_path), *option]) == 2

@@ -2,24 +2,28 @@
 """
 Put the comparison of methods into docs/comparators.md: its tables, and docs/comparators.png.
 
+    .venv/bin/python tools/comparators.py --data DIR [ecg|imu]
     .venv/bin/python tools/comparators.py
 
-reads docs/results/comparators_imu.json and comparators_ecg.json, which are what
-`taolora evaluate comparators imu|ecg --ablation --data DIR --json FILE` wrote, rounded by
-`tools/results.py keep FILE docs/results/comparators_imu.json`.
+The first measures all rows anew, as `taolora evaluate comparators ecg|imu --ablation` does on
+DIR/ecg/mitdb and DIR/imu_falls, and keeps them in docs/results/comparators_ecg.json and
+comparators_imu.json with where they come from. Without --data those kept are drawn again.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from kept import RESULTS, load, percent, table  # noqa: E402
+from kept import RESULTS, as_text, origin, percent, rounded, rows_of, table  # noqa: E402
 
 PAGE = RESULTS.parent / 'comparators.md'
 PICTURE = RESULTS.parent / 'comparators.png'
+DATA = {'ecg': 'ecg/mitdb', 'imu': 'imu_falls'}  # in DIR
 KINDS = {'ecg': 'ECG, ventricular beats', 'imu': 'IMU, falls'}
 MIXED = 'mixed precision'
 ABLATION = 'clip all, LoRA none'  # the first row of the second table
@@ -38,6 +42,7 @@ NAMED = {  # rows that the picture names: what to call them, and where (points f
     'RTN W4A8': ('RTN W4A8', (-48, -3)), 'R-Sparse (A16)': ('R-Sparse', (-48, -3)),
     'LoftQ (NF4, A16)': ('LoftQ', (7, -3)), 'EoRA W4A16': ('EoRA W4A16', (7, -6)),
     'EoRA W4A4': ('EoRA, L2QER W4A4', (7, -3)),
+    'TAO-LoRA W4A4, no LoRA': ('no LoRA', (-36, -9)),
     'TAO-LoRA W4A4, gate closed': ('gate closed', (7, 1)),
     'TAO-LoRA W4A4': ('gated', (7, -7)),
     'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-70, 7)),
@@ -45,9 +50,27 @@ NAMED = {  # rows that the picture names: what to call them, and where (points f
 DRAWN = 2e-3  # least error that is drawn: 16 bits have a tenth of it
 
 
+def measure(kind: str, data: Path, told: dict) -> None:
+    """Measure all rows and keep them, with their origin and what the command says of them."""
+    from taolora_ros.comparators.command import notes
+    from taolora_ros.comparators.rows import ablation, comparators
+    from taolora_ros.comparators.study import Amount, prepare, run
+    from taolora_ros.progress import progress
+    from taolora_ros.shipped import find_model
+    from taolora_ros.spec import SPECS
+    started = time.monotonic()
+    study = prepare(find_model(SPECS[kind].name), kind, data / DATA[kind], Amount())
+    with progress('comparing', 'methods') as report:
+        found = run(study, [*comparators(), *ablation()], progress=report)
+    told = {**told, 'device': 'cpu', 'seconds': round(time.monotonic() - started)}
+    (RESULTS / f'comparators_{kind}.json').write_text(as_text(rounded({
+        'what': 'methods of quantization beside ours, then ours with one thing changed',
+        'provenance': told, 'notes': notes(study, found), 'rows': found})))
+
+
 def rows(kind: str) -> tuple[list[dict], list[dict]]:
     """Return the rows of the comparison and of the ablation."""
-    found = load(f'comparators_{kind}')
+    found = rows_of(f'comparators_{kind}')
     at = next((i for i, row in enumerate(found) if row['method'] == ABLATION), len(found))
     return found[:at], found[at:]
 
@@ -118,12 +141,21 @@ def filled(page: str) -> str:
     return page
 
 
-def main() -> None:
-    """Write tables and picture."""
+def main(arguments: list[str]) -> None:
+    """Measure, if asked to; write tables and picture."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().partition('\n')[0])
+    parser.add_argument('--data', type=Path, metavar='DIR', help='measure anew on what is there')
+    parser.add_argument('kinds', nargs='*', metavar='ecg|imu', help='only of this one')
+    args = parser.parse_args(arguments)
+    if set(args.kinds) - set(KINDS):
+        parser.error(f'{" ".join(args.kinds)}: ecg or imu')
+    told = origin('tools/comparators.py --data DIR') if args.data else {}  # files change below
+    for kind in (args.kinds or KINDS) if args.data else ():
+        measure(kind, args.data, told)
     PAGE.write_text(filled(PAGE.read_text()))
     draw()
     print(f'wrote {PAGE} and {PICTURE}')
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

@@ -4,14 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
+PLACES = 6     # decimals kept
+BY_LINE = ('recordings', 'sites', 'rows')
 
 
-def load(name: str) -> dict | list:
+def load(name: str) -> dict:
     """Return one file of results."""
     return json.loads((RESULTS / f'{name}.json').read_text())
+
+
+def rows_of(name: str) -> list[dict]:
+    """Return the rows of a file that holds one table."""
+    return load(name)['rows']
+
+
+def origin(command: str) -> dict:
+    """Return what made results, to be kept beside them: call it before they are made."""
+    from taolora_ros.origin import commit, versions
+    return {'command': command, 'code': commit(), 'date': date.today().isoformat(), **versions()}
+
+
+def rounded(value):
+    """Return ``value`` with all floats in it rounded."""
+    if isinstance(value, float):
+        return round(value, PLACES)
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def as_text(results: dict) -> str:
+    """Return JSON with one line for each recording, or row of a table."""
+    lines: list[str] = []
+
+    def number(value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key in BY_LINE and isinstance(inner, list):
+                    value[key] = [f'@{len(lines) + i}@' for i in range(len(inner))]
+                    lines.extend(json.dumps(entry) for entry in inner)
+                else:
+                    number(inner)
+
+    number(results)
+    text = json.dumps(results, indent=2)
+    for i, line in enumerate(lines):
+        text = text.replace(f'"@{i}@"', line)
+    return text + '\n'
 
 
 def seeds(name: str) -> list[dict]:

@@ -1,34 +1,55 @@
 #!/usr/bin/env python3
 """
-Measure heart beats at several operating points, and choose one without the record that it is for.
+Measure beats and VEB at several operating points; choose one without the record that it is for.
 
     tools/operating_point.py DATA FOLDS FILE [fp32]
 
 DATA holds MIT-BIH, FOLDS what `taolora train ecg --folds N` wrote; each record is decided by the
-model that left it out. FILE is written: figures for each bias of beats, and of a bias chosen for
-every record on all others, so that the smaller of sensitivity and PPV (150 ms) is the largest.
+model that left it out. FILE is written, tables are printed: figures for each bias of beats, with
+the VEB's as it ships, and for each bias of VEB, with the beats' as it ships. Of both also those of
+a bias chosen for every record on all others: of beats so that the smaller of sensitivity and PPV
+(150 ms) is the largest, of VEB by this rule and by the largest F1.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from taolora_ros.evaluation.adaptation_report import find_candidates
-from taolora_ros.evaluation.beats import beat_figures, count_beats
-from taolora_ros.evaluation.decided import Decided, decide
-from taolora_ros.evaluation.detection import Candidate
-from taolora_ros.model_file import load_model
-from taolora_ros.origin import commit
-from taolora_ros.recordings import find_files, read_npz
-from taolora_ros.shipped import find_model
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from kept import percent, table  # noqa: E402
+
+from taolora_ros.evaluation.adaptation_report import find_candidates  # noqa: E402
+from taolora_ros.evaluation.beats import beat_figures, count_beats  # noqa: E402
+from taolora_ros.evaluation.decided import Decided, decide  # noqa: E402
+from taolora_ros.evaluation.detection import Candidate  # noqa: E402
+from taolora_ros.model_file import load_model  # noqa: E402
+from taolora_ros.origin import commit  # noqa: E402
+from taolora_ros.recordings import find_files, read_npz  # noqa: E402
+from taolora_ros.shipped import find_model  # noqa: E402
+from taolora_ros.spec import ECG_BEATS  # noqa: E402
 
 BIASES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # added to the log odds of a beat
+VEB_BIASES = (0.85, 0.4, 0.0, -0.4, -0.62, -0.85, -1.1, -1.4, -1.75, -2.2)  # of a VEB
+Counts = dict[tuple[float, str], Counter]  # by bias and record
+Rule = Callable[[dict], float]             # the larger, the better
+
+
+def smaller(figures: dict) -> float:
+    """Return the smaller one of sensitivity and PPV."""
+    return min(figures['se'], figures['ppv'])
+
+
+def f1(figures: dict) -> float:
+    """Return F1."""
+    return figures['f1']
 
 
 def left_out_records(data: str, folds: str, precision: str) -> dict[str, Decided]:
@@ -46,9 +67,9 @@ def left_out_records(data: str, folds: str, precision: str) -> dict[str, Decided
     return found
 
 
-def counted(decided: Decided, bias: float) -> Counter:
-    """Return the hits and errors of one record with a bias of beats."""
-    spec = dataclasses.replace(decided.spec, bias=(bias, decided.spec.bias[1]))
+def counted(decided: Decided, bias: tuple[float, float]) -> Counter:
+    """Return the hits and errors of one record with biases of beats and of VEB."""
+    spec = dataclasses.replace(decided.spec, bias=bias)
     decided = dataclasses.replace(decided, spec=spec)
     events = decided.events(np.zeros((spec.network.width + 1, len(spec.classes)), np.float32))
     recording = decided.recording
@@ -58,33 +79,57 @@ def counted(decided: Decided, bias: float) -> Counter:
                        recording.flutter_s)
 
 
-def chosen(counts: dict[tuple[float, str], Counter], names: list[str]) -> float:
-    """Return the bias with the largest smaller one of sensitivity and PPV over ``names``."""
-    def worse(bias: float) -> float:
-        beat = beat_figures([counts[bias, name] for name in names])['beat']
-        return min(beat['se'], beat['ppv'])
+def chosen(counts: Counts, names: Sequence[str], of: str = 'beat', rule: Rule = smaller) -> float:
+    """Return the bias that is best by ``rule`` over the records ``names``."""
+    return max(dict.fromkeys(bias for bias, _ in counts),
+               key=lambda bias: rule(beat_figures([counts[bias, name] for name in names])[of]))
 
-    return max(BIASES, key=worse)
+
+def without(counts: Counts, of: str, rule: Rule) -> dict:
+    """Return the figures of a bias chosen for every record on all others, and these biases."""
+    names = list(dict.fromkeys(name for _, name in counts))
+    choice = {name: chosen(counts, [other for other in names if other != name], of, rule)
+              for name in names}
+    return {**beat_figures([counts[choice[name], name] for name in names]), 'biases': choice}
+
+
+def by_bias(counts: Counts) -> list[dict]:
+    """Return the figures of all records together for each bias."""
+    return [{'bias': bias, **beat_figures([each for (b, _), each in counts.items() if b == bias])}
+            for bias in dict.fromkeys(bias for bias, _ in counts)]
+
+
+def shown(title: str, of: str, figures: list[dict], choices: dict[str, dict]) -> str:
+    """Return a table of what each operating point finds."""
+    rows = [(f'{1 / (1 + math.exp(one["bias"])):.2f}', one[of]) for one in figures]
+    rows += [(f'chosen without the record, {rule}', one[of]) for rule, one in choices.items()]
+    return table([title, 'Se %', 'PPV %', 'F1 %', 'found', 'false'], *(
+        [name, *(percent(one[key]) for key in ('se', 'ppv', 'f1')), str(one['tp']), str(one['fp'])]
+        for name, one in rows))
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and write; return the exit status."""
+    """Measure, write and print; return the exit status."""
     if len(arguments) not in (3, 4):
         print(__doc__, file=sys.stderr)
         return 2
     data, folds, out, precision = *arguments, *(['int4'] if len(arguments) == 3 else [])
     records = left_out_records(data, folds, precision)
-    counts = {(bias, name): counted(decided, bias)
-              for bias in BIASES for name, decided in records.items()}
-    choice = {name: chosen(counts, [other for other in records if other != name])
-              for name in records}
-    result = {'what': 'heart beats at several operating points, each record by the model that '
+    beat, veb = ECG_BEATS.bias
+    beats = {(bias, name): counted(decided, (bias, veb))
+             for bias in BIASES for name, decided in records.items()}
+    vebs = {(bias, name): counted(decided, (beat, bias))
+            for bias in VEB_BIASES for name, decided in records.items()}
+    result = {'what': 'beats and VEB at several operating points, each record by the model that '
               'left it out', 'commit': commit(), 'precision': precision,
-              'biases': [{'bias': bias, **beat_figures([counts[bias, name] for name in records])}
-                         for bias in BIASES],
-              'chosen_without': {**beat_figures([counts[choice[name], name] for name in records]),
-                                 'biases': choice}}
+              'biases': by_bias(beats), 'chosen_without': without(beats, 'beat', smaller),
+              'veb_biases': by_bias(vebs),
+              'veb_chosen_without': {rule.__name__: without(vebs, 'veb', rule)
+                                     for rule in (smaller, f1)}}
     Path(out).write_text(json.dumps(result, indent=2) + '\n')
+    print(shown('beats (150 ms), score 0.5 at', 'beat', result['biases'],
+                {'smaller': result['chosen_without']}))
+    print(shown('VEB, score 0.5 at', 'veb', result['veb_biases'], result['veb_chosen_without']))
     return 0
 
 

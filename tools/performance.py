@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from taolora_ros.bench import compile as compiling
-from taolora_ros.bench import gpu, orin
+from taolora_ros.bench import gpu, gpu_cases, orin
 from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.cpu import OURS
 from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
@@ -57,14 +57,19 @@ def gpu_networks() -> str:
     times, jitters = shown(TIMES), shown(JITTERS)
     if 'device_single_us' not in times:  # an older file: its p99 is of replays in a row, too
         times['device_us'] = 'on the device, p50'
-    rows = [['network, windows, way', *times.values(), 'times faster', *jitters.values(),
-             '% of the copy rate', 'peak, MB']]
-    for row in sorted((row for row in told if 'p50_us' in row),
-                      key=lambda row: (row['model'], row['batch'])):
+    ranged = any('times_faster' in row for row in told)  # by turns, round by round
+    heads = [*times.values(), 'times faster, of rounds' if ranged else 'times faster',
+             *jitters.values(), '% of the copy rate', 'peak, MB']
+    rows = [['network, windows, way', *heads]]
+    for row in sorted(told, key=lambda row: (row['model'], row.get('batch', 0))):
+        if 'note' in row:  # what was not measured is told, too
+            rows.append([gpu_cases.said(row), *[''] * len(heads)])
+            continue
         moved, time = row.get('bytes'), row.get('device_us')
         rows.append([f'{row["model"]}, {row["batch"]}, {row["way"]}',
                      *(gpu.number(row.get(name)) for name in times),
-                     gpu.number(peers[row['model'], row['batch']] / row['p50_us'], 2),
+                     gpu.faster(row) if ranged else gpu.number(
+                         peers[row['model'], row['batch']] / row['p50_us'], 2),
                      *(gpu.number(row.get(name)) for name in jitters),
                      gpu.number(share_of_copies(moved, time, rate) if moved and time else None),
                      gpu.number(row['peak_bytes'] / 1e6)])
@@ -127,13 +132,23 @@ def two(row: dict | None, first: str, second: str) -> str:
 
 def gpu_layers() -> str:
     """Return times of layers on the device."""
-    rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate', 'how']]
+    peaks = any('peak_bytes' in ways[OUR_LAYER] for _, ways in shown_layers())
+    rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate',
+             *['peak, MB (fp16 + LoRA)'] * peaks, 'how']]
     for name, ways in shown_layers():
         ours = ways[OUR_LAYER]
         rows.append([name, *(two(ways.get(way), 'device_us', 'device_p99_us')
                              for way in layer_ways()), times_faster(ways), gpu.number(
-            share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])), ours['shape']])
+            share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])),
+            *[memory(ours, ways['fp16 + LoRA'])] * peaks, ours['shape']])
     return as_markdown(rows)
+
+
+def memory(ours: dict, peer: dict) -> str:
+    """Return the peak of memory of our layer and, in brackets, of the peer's."""
+    our, other = (gpu.number(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else ''
+                  for row in (ours, peer))
+    return f'{our} ({other})'
 
 
 def gpu_layers_host() -> str:

@@ -8,10 +8,12 @@ Keep results of long evaluations in docs/results, and print the tables of the do
     tools/results.py adaptation                                   the table of docs/adaptation.md
     tools/results.py detection                                    the tables of docs/detection.md
 
-RAW.json is what `taolora train --folds` or `taolora evaluate comparators` (or peers, noise,
-signals, delay) wrote with --json, or, with the KEY it goes under, what `taolora evaluate` wrote.
-All else in NAME.json stays: correct by hand what it says of its origin (`what`, `provenance`) where
-RAW.json does not say it. Recordings of an IMU without errors are dropped, they are thousands.
+RAW.json is what `taolora train --folds` or `taolora evaluate peers` (noise, signals, delay) wrote
+with --json, or, with the KEY it goes under, what `taolora evaluate` wrote. All else in NAME.json
+stays: correct by hand what it says of its origin (`what`, `provenance`) where RAW.json does not say
+it. RAW.json of one table does not: it goes under `rows`, with the commit, day and versions of when
+it is kept, so keep it where and when it was measured. tools/comparators.py keeps its own.
+Recordings of an IMU without errors are dropped, they are thousands.
 
 cross_validation_KIND.json is of what ships, seed 0. The table of seeds shows means, lowest and
 highest at the operating point of version 4: cross_validation_ecg_taughtS.json is of the recipe that
@@ -27,9 +29,8 @@ import sys
 from pathlib import Path
 
 import cross_validation
-from kept import RESULTS, load, percent, table
+from kept import RESULTS, as_text, load, origin, percent, rounded, rows_of, table
 
-PLACES = 6     # decimals kept
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (earlier)',
            'untaught': 'INT4, LoRA of rank 16 in 4 bits, without teachers',
            'shipped': 'INT4, LoRA of rank 16 in 4 bits (shipped)',
@@ -48,9 +49,10 @@ def keep(raw: Path, out: Path, key: str | None = None) -> None:
     """Write the results in ``raw`` to ``out``, shortened, under the origin told there."""
     old = json.loads(out.read_text()) if out.exists() else {'what': '', 'provenance': ''}
     new = json.loads(raw.read_text())
-    if isinstance(new, list):  # of `taolora evaluate comparators` and tables like it
-        rows = [json.dumps(rounded(row)) for row in new]
-        out.write_text('[\n' + ',\n'.join(rows) + '\n]\n')
+    if isinstance(new, list):  # one table
+        told = old['provenance'] if isinstance(old['provenance'], dict) else {}
+        out.write_text(as_text({'what': old['what'], 'provenance': origin(told.get('command', '')),
+                                'rows': rounded(new)}))
         return
     new = {key: new} if key else new
     out.write_text(as_text({**old, **{name: rounded(shortened(result) if 'recordings' in result
@@ -69,35 +71,6 @@ def shortened(result: dict) -> dict:
                  if r['false_alarms'] or (r['is_fall'] and not r['found'])]
         result = {**result, 'recordings_judged': len(result['recordings']), 'recordings': wrong}
     return result
-
-
-def rounded(value):
-    """Return ``value`` with all floats in it rounded."""
-    if isinstance(value, float):
-        return round(value, PLACES)
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list) else value
-
-
-def as_text(results: dict) -> str:
-    """Return JSON with one line for each recording."""
-    lines: list[str] = []
-
-    def number(value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                if key in ('recordings', 'sites') and isinstance(inner, list):
-                    value[key] = [f'@{len(lines) + i}@' for i in range(len(inner))]
-                    lines.extend(json.dumps(entry) for entry in inner)
-                else:
-                    number(inner)
-
-    number(results)
-    text = json.dumps(results, indent=2)
-    for i, line in enumerate(lines):
-        text = text.replace(f'"@{i}@"', line)
-    return text + '\n'
 
 
 def figures() -> str:
@@ -158,7 +131,7 @@ def detection() -> str:
         if not (RESULTS / f'{name}.json').exists():  # not measured yet
             continue
         rows = [[row['name'], *(_cell(row, path) for path in columns.values())]
-                for row in load(name)]
+                for row in rows_of(name)]
         tables.append(table([first, *(heading.strip() for heading in columns)], *rows))
     return '\n'.join([*tables, table(*cross_validation.by_place())])
 

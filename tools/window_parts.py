@@ -130,7 +130,8 @@ def answer(case: dict) -> list[dict]:
     graph.EARLY, target = (), case.get('compile')  # no graphs but for one window
     if not target:
         return [measured(model, make_gpu_engine('mega', model, check=False, **variant.options))]
-    programs = PROGRAMS.get(target) or torch.cuda.get_device_properties(0).multi_processor_count
+    programs = (PROGRAMS[target][-1] if target in PROGRAMS else
+                torch.cuda.get_device_properties(0).multi_processor_count)
     early = TARGETS[target].capability >= 90 if target in PROGRAMS else can_overlap()
     engine = make_gpu_engine('mega', model, 'cpu', programs=programs,
                              **{'early': early, **variant.options})

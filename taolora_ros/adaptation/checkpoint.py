@@ -39,6 +39,10 @@ MAX_BYTES = 256 * 2 ** 20      # of a file
 SLACK = 2 ** 16                # bytes of old blocks that are never too many
 
 
+class NewerVersionError(ValueError):
+    """A checkpoint of a version that only a newer taolora_ros reads."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """One save that is on the disk: when, how many blocks and bytes had to be written."""
@@ -104,8 +108,8 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
 def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
     """Return what is kept in ``folder``, None when nothing ever was.
 
-    Raise ValueError, naming the file, when it is damaged, of a newer version, or was learnt for
-    another model.
+    Raise ValueError, naming the file, when it is damaged or was learnt for another model,
+    NewerVersionError (a ValueError) when it is whole and too new, OSError as the disk does.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -177,9 +181,11 @@ def _read_manifest(path: Path, model: str) -> dict:
         raise ValueError(f'{path}: damaged, or not a checkpoint of an adaptation; remove '
                          f'{path.parent} to begin anew')
     version = manifest.get('version')
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise ValueError(f'{path}: version {version!r:.60}; this taolora_ros reads up to '
-                         f'{FORMAT_VERSION}, install a newer one')
+    if type(version) is not int or version < 1:
+        raise ValueError(f'{path}: damaged: version {version!r:.60}')
+    if version > FORMAT_VERSION:
+        raise NewerVersionError(f'{path}: version {version!r:.60}; this taolora_ros reads up to '
+                                f'{FORMAT_VERSION}, install a newer one')
     if manifest.get('model') != model:
         raise ValueError(f"{path}: learnt for {manifest.get('model')!r:.99}, not for {model!r}")
     try:

@@ -6,13 +6,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from taolora_ros.adaptation.targets import parse_targets
+from taolora_ros.adaptation.targets import HEAD, OutputHeadsOnly, SpecificLayers, parse_targets
 
 RANGES = {  # smallest and largest value of each number
     'rate': (0.01, 100.0), 'decay': (0.0, 1.0), 'max_norm': (0.0, 1000.0),
     'max_shift': (0.0, 20.0), 'doubtful_shift': (0.0, 20.0), 'max_lost': (0.0, 1.0),
     'max_new': (0.0, 1.0), 'per_minute': (1, 6000), 'replay': (1, 256), 'events': (1, 4096),
     'seconds': (10.0, 3600.0), 'interval': (1.0, 86400.0)}
+HEAD_ONLY = OutputHeadsOnly(), SpecificLayers((HEAD,))
 WHOLE = ('per_minute', 'replay', 'events')
 
 
@@ -62,12 +63,12 @@ class AdaptationSettings:
             raise ValueError(f'adaptation.doubtful_shift: {self.doubtful_shift} must not be over '
                              f'max_shift ({self.max_shift})')
         try:
-            layers = parse_targets(self.targets).choose({'head': 'head'}, {'head': 1.0})
+            targets = parse_targets(self.targets)
         except ValueError as error:
-            raise ValueError(f'adaptation.{error}; while running only the head can learn'
-                             ) from error
-        if layers != ('head',):
-            raise ValueError(f'adaptation.targets: {self.targets!r} must choose the head')
+            raise ValueError(f'adaptation.{error}') from error
+        if targets not in HEAD_ONLY:
+            raise ValueError(f'adaptation.targets: {self.targets!r:.99} chooses other layers than '
+                             "the head; while running only 'heads' can learn")
 
     def changed(self, **changes) -> AdaptationSettings:
         """Return these settings with others; raise ValueError and change nothing if they clash."""

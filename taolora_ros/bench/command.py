@@ -103,7 +103,8 @@ def _add_compile(bench: argparse.ArgumentParser) -> None:
     bench.add_argument('--target', required=True, choices=tuple(TARGETS),
                        help='sm_87: Jetson Orin, sm_90: H100 and H200')
     bench.add_argument('--engine', action='append',
-                       help='only kernels of this one; may be repeated; alone: those of none')
+                       help='only kernels of this one; may be repeated; alone: those of none; '
+                       'layers: those of the layers of bench gpu')
     bench.add_argument('--model', action='append', help='only for this one; may be repeated')
     bench.add_argument('--batch', action='append', type=_streams,
                        help='windows at once; may be repeated; default: '
@@ -177,9 +178,8 @@ def _gpu(args: argparse.Namespace, report) -> tuple[dict, object]:
 
 def _compile(args: argparse.Namespace, report) -> tuple[dict, object]:
     from taolora_ros.bench import compile as compiling
-    from taolora_ros.engine.gpu import GPU_ENGINES
     from taolora_ros.shipped import MODELS
-    result = compiling.measure(args.target, tuple(args.engine or (*GPU_ENGINES, compiling.ALONE)),
+    result = compiling.measure(args.target, tuple(args.engine or compiling.ALL),
                                tuple(args.model or MODELS),
                                tuple(args.batch or compiling.BATCHES), report)
     return result, compiling.table(result)

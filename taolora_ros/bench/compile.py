@@ -1,54 +1,84 @@
-"""Compile all kernels that engines use for the shipped networks for a GPU that is not here."""
+"""Compile all kernels that engines and the bench use for a GPU that is not here."""
 
 from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product, repeat
 
 import torch
 from rich.table import Table
 
 from taolora_ros.bench.cross_compile import BATCHES, TARGETS, cross_compile
+from taolora_ros.engine.gpu import GPU_ENGINES, make_gpu_engine
 from taolora_ros.model_file import load_model
 from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
 COLUMNS = ('configurations', 'warps', 'registers', 'spills', 'shared bytes', 'instructions')
-ALONE = 'alone'    # stands for kernels that no engine uses
-LARGE = 4096       # K = N of a large layer
-PROGRAMS = {'sm_87': 8, 'sm_90': 132}  # that are surely on it at once: multiprocessors (Orin Nano)
+ALONE = 'alone'    # stands for kernels that nothing uses
+LAYERS = 'layers'  # stands for those of the layers of `taolora bench gpu`
+ALL = (*GPU_ENGINES, LAYERS, ALONE)
+# multiprocessors: so many programs are surely on it at once. Orin Nano 4 GB; Nano 8 GB and NX; AGX
+PROGRAMS = {'sm_87': (4, 8, 16), 'sm_90': (132,)}
 
 
-def alone(model) -> list:
-    """Return what no engine launches as it is made: the gate of 8 streams, a large layer for one
-    row and for many."""
-    from taolora_ros.bench.gpu_layers import Shape, layer_launches
+def gates(model) -> list:
+    """Return the gate of 8 streams, which no engine launches."""
     from taolora_ros.kernels.gate import gate_constants, gate_launch, gate_state
     spec, cpu = model.spec, torch.device('cpu')
     features = torch.zeros(8, spec.patch * 4, model.network.features)
-    k = LARGE
-    weights = {'codes': torch.ones(k, k, dtype=torch.int8), 'w_scale': torch.ones(1, k),
-               'x_inv': torch.ones(k), 'a': torch.zeros(2 * k, 16), 'b': torch.zeros(16, k)}
-    x, gate, out = torch.zeros(1, k), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, k)
-    shapes = (Shape('few rows', 64, 32, 16), Shape('bit planes', 64, 32, 16),
-              Shape('fused', 64, 128, 16, 4), Shape('two kernels', 64, 64, 32, 1, 4, 4),
-              Shape('two kernels', 128, 128, 64, 1, 4, 3))
     return [gate_launch(features, gate_state(spec, 8, cpu), gate_constants(spec, cpu),
-                        torch.zeros(8, 4, dtype=torch.uint8)),
-            *(launch for shape in shapes
-              for launch in layer_launches(shape, x, weights, gate, out))]
+                        torch.zeros(8, 4, dtype=torch.uint8))]
+
+
+def layers(target: str) -> list:
+    """Return what layers of `taolora bench gpu` launch, of all sizes and in all shapes.
+
+    Ranks are filled up to 16: others have the same kernels. Nothing is in memory (meta).
+    """
+    from taolora_ros.bench.gpu_layers import ROWS, SIZES, layer_launches, shapes
+    from taolora_ros.kernels.launch import overlapped
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device='meta')
+
+    found = []
+    for size, rows in product(SIZES, ROWS):
+        weights = {'codes': zeros(size, size, dtype=torch.int8), 'w_scale': zeros(1, size),
+                   'x_inv': zeros(size), 'a': zeros(2 * size, 16), 'b': zeros(16, size)}
+        for shape in shapes(rows, size):
+            made = layer_launches(shape, zeros(rows, size), weights,
+                                  zeros(rows, dtype=torch.uint8), zeros(rows, size))
+            early = shape.overlap and begins_early(target)
+            found += overlapped(made * 2) if early else made
+    return found
+
+
+def begins_early(target: str) -> bool:
+    """Tell whether kernels may begin while the one before ends: Hopper."""
+    return TARGETS[target].capability >= 90
 
 
 def launches(engine: str, model, target: str, batches: tuple[int, ...]) -> list:
-    """Return what an engine would launch for batches of so many windows on ``target``."""
-    early = TARGETS[target].capability >= 90
+    """Return what an engine would launch for batches of so many windows on GPUs of a ``target``.
+
+    Of each size of GPU, and with windows fetched and where memory is shared.
+    """
     if engine == ALONE:
-        from taolora_ros.kernels.launch import overlapped
-        gate, *layers = alone(model)
-        return [gate, *(overlapped(layers) if early else layers)]
-    from taolora_ros.engine.gpu import make_gpu_engine
+        return gates(model)
+    if engine == LAYERS:
+        return layers(target)
     from taolora_ros.engine.graph import make_buffers, on_device
-    options = {'early': early} if engine != 'streams' else {}
-    made = make_gpu_engine(engine, model, 'cpu', programs=PROGRAMS[target], **options)
-    return [launch for batch in batches for launch in single(made.launches(
-        on_device(model, make_buffers(model, batch, 'cpu'), 'cpu')))]
+    options = {'early': begins_early(target)} if engine != 'streams' else {}
+    found = []
+    for programs in PROGRAMS[target]:
+        made = make_gpu_engine(engine, model, 'cpu', programs=programs, **options)
+        for batch in batches:
+            shared = make_buffers(model, batch, 'cpu')
+            for buffers in (shared, on_device(model, shared, 'cpu')):
+                found += single(made.launches(buffers))
+    return found
 
 
 def single(steps) -> list:
@@ -71,11 +101,9 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
     Raise ValueError for an unknown name, where Triton is missing or interprets, and when a kernel
     does not compile or does not fit.
     """
-    from taolora_ros.engine.gpu import GPU_ENGINES
     for name in engines:
-        if name not in (*GPU_ENGINES, ALONE):
-            raise ValueError(f'engine: {name!r} has no kernels, {", ".join(GPU_ENGINES)} and '
-                             f'{ALONE} have')
+        if name not in ALL:
+            raise ValueError(f'engine: {name!r} has no kernels, {", ".join(ALL)} have')
     try:
         import triton
 
@@ -90,12 +118,15 @@ def measure(target: str, engines: tuple[str, ...], models: tuple[str, ...],
         for engine in engines:
             for launch in launches(engine, model, target, batches):
                 uses = todo.setdefault(configuration(launch), (launch, []))[1]
-                if f'{engine} {name}' not in uses:
-                    uses.append(f'{engine} {name}')
-    kernels = []
-    for number, (launch, uses) in enumerate(todo.values()):
-        report(number, len(todo), launch.name)
-        kernels.append({**cross_compile(launch, target).to_dict(), 'used_by': uses})
+                use = LAYERS if engine == LAYERS else f'{engine} {name}'
+                if use not in uses:
+                    uses.append(use)
+    kernels, uses = [], [uses for _, uses in todo.values()]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        compiled = pool.map(cross_compile, (launch for launch, _ in todo.values()), repeat(target))
+        for number, (done, used_by) in enumerate(zip(compiled, uses)):
+            report(number, len(todo), done.name)
+            kernels.append({**done.to_dict(), 'used_by': used_by})
     report(len(todo), len(todo), 'all')
     return {'target': target, 'triton': triton.__version__, 'torch': torch.__version__,
             'provenance': f'taolora bench compile --target {target} --json FILE, commit {made_at}',

@@ -8,26 +8,26 @@ import platform
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from taolora_ros.bench.isolated import Isolated, Lost
+from taolora_ros.bench import turns
+from taolora_ros.bench.gpu_cases import CASE_SECONDS, SKIPPED, run_all, run_case, said
+from taolora_ros.bench.isolated import Isolated
 from taolora_ros.bench.processes import machine
 from taolora_ros.origin import commit
 
 PARTS = ('networks', 'layers')
 NETWORK_SHARE = 0.5   # of the time, for networks; layers get what is left
 COMPILE_SHARE = 0.3   # of the time at most, before anything is measured
-CASE_SECONDS = {'networks': 60.0, 'layers': 60.0, 'copies': 60.0}  # then a case is given up
-SLOW = {'torch.compile reduce-overhead': 150.0}  # ways that may take longer
-GIVEN_UP = 2          # cases after which a way that does not answer is not tried again
 WORKER = 'taolora_ros.bench.gpu_worker'
-SKIPPED = 'skipped: the time was over'
 PACKAGES = ('torch', 'triton', 'bitsandbytes', 'torchao', 'gemlite')
 
 
@@ -47,7 +47,8 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
                     'layers': gpu_layers.cases(sizes, rows, ranks)}, parts, ways)
     todo = chosen({'networks': gpu_networks.to_compile(batches),
                    'layers': gpu_layers.to_compile(sizes, rows)}, parts, ways)
-    result = {'what': 'one run of taolora bench gpu; medians, microseconds',
+    result = {'what': 'one run of taolora bench gpu; medians, microseconds; networks by turns, '
+                      'of rounds',
               'provenance': {**provenance(), 'arguments': {
                   'seconds': seconds, 'part': parts, 'size': sizes, 'rows': rows, 'rank': ranks,
                   'batch': batches, 'way': ways or 'all'}}, **{part: [] for part in parts}}
@@ -62,7 +63,11 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
         copies('copy_gb_s')
         for part in parts:
             share = NETWORK_SHARE if part == 'networks' and 'layers' in parts else 1.0
-            for row in run_all(worker, cases[part], began + seconds * share, report):
+            until = began + seconds * share
+            take_turns = partial(turns.take_turns, WORKER, peer=gpu_networks.PEERS[0],
+                                 alone=gpu_networks.TUNED)
+            run = take_turns if part == 'networks' else partial(run_all, worker)
+            for row in run(cases=cases[part], until=until, report=report):
                 result[part].append(row)
                 keep(result)
         copies('copy_gb_s_after')
@@ -109,50 +114,6 @@ def compile_all(cases: list[dict], seconds: float, report) -> dict:
     return {'seconds': round(time.monotonic() - began, 1), 'processes': count, 'failed': failed}
 
 
-def run_all(worker: Isolated, cases: list[dict], until: float, report) -> Iterator[dict]:
-    """Yield the rows of cases until the time is over; what is left out says so."""
-    lost = Counter()
-    for number, case in enumerate(cases):
-        left = until - time.monotonic()
-        if left <= 0:
-            yield {**about(case), 'note': SKIPPED}
-            continue
-        if lost[case['way']] >= GIVEN_UP:
-            yield {**about(case), 'note': 'left out: this way was lost before'}
-            continue
-        limit = SLOW.get(case['way'], CASE_SECONDS[case['part']])
-        for row in run_case(worker, case, min(limit, left + 5.0)):
-            lost[case['way']] += row.pop('lost', 0)
-            report(number, len(cases), said(row))
-            yield row
-    report(len(cases), len(cases), '')
-
-
-def run_case(worker: Isolated, case: dict, seconds: float) -> Iterator[dict]:
-    """Yield the rows of a case; one whose process is lost has a note and ``lost``."""
-    try:
-        for row in worker.run(case, seconds):
-            yield {**about(case), **row}
-    except Lost as error:
-        yield {**about(case), 'note': f'failed: {error}', 'lost': 1}
-
-
-def about(case: dict) -> dict:
-    """Return what rows of a case have in common."""
-    return {key: value for key, value in case.items() if key not in ('part', 'batches', 'compile')}
-
-
-def said(row: dict) -> str:
-    """Return a row as one line."""
-    what = ', '.join(f'{key} {row[key]}' for key in ('model', 'batch', 'size', 'rows', 'rank')
-                     if key in row)
-    if 'note' in row:
-        return f'{what}, {row["way"]}: {row["note"]}'
-    figures = ', '.join(f'{key.removesuffix("_us")} {row[key]:.1f} µs' for key in (
-        'p50_us', 'p99_us', 'device_us', 'jitter_us', 'device_jitter_us') if key in row)
-    return f'{what}, {row["way"]}: {figures}'
-
-
 def write(path: str | None, result: dict) -> None:
     """Write what is known, whole or not at all."""
     if path is None:
@@ -196,45 +157,54 @@ def table(result: dict) -> Group:
             f'{number(result["copy_gb_s_after"], 0)} after')
     shown = [head]
     if 'networks' in result:
-        shown.append(network_table(result['networks']))
+        shown += [network_table(result['networks']), *notes(result['networks'])]
     if 'layers' in result:
         shown.append(layer_table(result['layers'], result['copy_gb_s']))
     return Group(*shown)
 
 
 def network_table(rows: list[dict]) -> Table:
-    """Return whole networks: host to host, on the device, jitter, memory."""
-    from taolora_ros.bench.gpu_networks import PEERS
-    peers = {(row['model'], row.get('batch')): row for row in rows
-             if row['way'] == PEERS[0] and 'p50_us' in row}
-    shown = Table(title='Networks: µs a call, host to host')
+    """Return whole networks: host to host, on the device, jitter, memory; why some are not there.
+    """
+    shown = Table(title='Networks: µs a call, host to host; times faster: median of rounds, range')
     for name in ('model', 'batch', 'way'):
         shown.add_column(name)
     for name in ('p50', 'p99', 'device', 'p99', 'times faster', 'jitter', 'on the device',
                  'peak MB'):
         shown.add_column(name, justify='right')
-    for row in sorted(rows, key=lambda row: (row['model'], row.get('batch', 0))):
-        batch = str(row.get('batch', ''))
-        if 'note' in row:
-            shown.add_row(row['model'], batch, row['way'], row['note'], *[''] * 7)
-            continue
-        peer = peers.get((row['model'], row['batch']))
-        shown.add_row(
-            row['model'], batch, row['way'], number(row['p50_us']), number(row['p99_us']),
-            number(row.get('device_us')), number(row.get('device_p99_us')),
-            number(peer and peer['p50_us'] / row['p50_us'], 2), number(row.get('jitter_us')),
-            number(row.get('device_jitter_us')), number(row['peak_bytes'] / 1e6))
+    for row in sorted(rows, key=lambda row: (row['model'], row['batch'])):
+        figures = [number(row.get(name)) for name in (
+            'p50_us', 'p99_us', 'device_us', 'device_p99_us')] + [
+            faster(row), number(row.get('jitter_us')), number(row.get('device_jitter_us')),
+            number(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else '']
+        if 'note' in row:  # longer than its column: a line of its own is below
+            figures = ['see below', *[''] * 7]
+        shown.add_row(row['model'], str(row['batch']), row['way'], *figures)
     return shown
 
 
+def faster(row: dict) -> str:
+    """Return how many times faster than the peer a network is, of rounds: median and range."""
+    if 'times_faster' not in row:
+        return ''
+    low, high = row['times_faster_range']
+    return f'{row["times_faster"]:.2f} ({low:.2f}..{high:.2f})'
+
+
+def notes(rows: list[dict]) -> list[Text]:
+    """Return a line for each row that has no figures: why."""
+    return [Text(said(row)) for row in rows if 'note' in row]
+
+
 def layer_table(rows: list[dict], copy_gb_s: float | None) -> Table:
-    """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies."""
+    """Return layers: time on the device, beside fp16 + LoRA, share of the rate of copies, memory.
+    """
     peers = {(row['size'], row['rows'], row['rank']): row['device_us'] for row in rows
              if row['way'] == 'fp16 + LoRA' and 'device_us' in row}
     shown = Table(title='Layers: µs on the device')
     for name in ('K = N', 'M', 'rank', 'way'):
         shown.add_column(name)
-    for name in ('µs', 'times faster', '% of copy rate'):
+    for name in ('µs', 'times faster', '% of copy rate', 'peak MB'):
         shown.add_column(name, justify='right')
     shown.add_column('how')
     for row in rows:
@@ -245,6 +215,7 @@ def layer_table(rows: list[dict], copy_gb_s: float | None) -> Table:
         shown.add_row(*map(str, case), row['way'], number(time), number(
             peer / time if peer and time else None, 2),
             number(100 * moved / time / 1e3 / copy_gb_s if moved and time and copy_gb_s else None),
+            number(row['peak_bytes'] / 1e6 if 'peak_bytes' in row else None),
             row.get('note', row.get('shape', '')))
     return shown
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from taolora_ros.bench.gpu_memory import with_peak
 from taolora_ros.bench.isolated import failure
 from taolora_ros.bench.peers import COMPILED, LAYER_PEERS
 from taolora_ros.bench.timing import ROUNDS as TIMED
@@ -180,11 +181,9 @@ def rows(case: dict) -> Iterator[dict]:
 
     x, w, a, b = random(m, k), random(k, k) / k ** 0.5, random(k, rank) / k ** 0.5, random(rank, k)
     if way != OURS:
-        def in_graph() -> dict:
-            work = LAYER_PEERS[way](*(t.half() for t in (x, w, a, b)))
-            return on_device(work) | host_to_host(work)
-
-        yield attempt(in_graph)
+        yield attempt(lambda: with_peak(
+            lambda: LAYER_PEERS[way](*(t.half() for t in (x, w, a, b))),
+            lambda work: on_device(work) | host_to_host(work)))
         return
     codes, scale = quantize_weight(w)
     weights = {'codes': codes, 'w_scale': scale, 'x_inv': torch.full((k,), 2.5, device='cuda'),
@@ -194,8 +193,8 @@ def rows(case: dict) -> Iterator[dict]:
     tried = [(shape, checked(shape, x, weights, gate, wanted)) for shape in shapes(m, k)]
     ran = [pair for pair in tried if 'device_us' in pair[1]]
     best = min(ran, key=lambda pair: pair[1]['device_us']) if ran else tried[0]
-    host = host_to_host(our_layer(best[0], x, weights, gate, torch.empty_like(wanted.float()))
-                        ) if ran else {}
+    host = with_peak(lambda: our_layer(best[0], x.clone(), weights, gate, wanted.float()),
+                     host_to_host) if ran else {}
     moved = 4 * m * 2 * k + k * k // 2 + 4 * k * rank + 2 * rank * k + 12 * k
     yield {**best[1], **host, 'shape': str(best[0]), 'bytes': moved,
            'tried': {str(shape): row.get('device_us', row.get('note')) for shape, row in tried}}

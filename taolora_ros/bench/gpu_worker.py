@@ -11,6 +11,7 @@ from taolora_ros.bench.isolated import serve
 from taolora_ros.bench.timing import copy_bandwidth
 
 PARTS = {'networks': gpu_networks, 'layers': gpu_layers}
+MADE: list[gpu_networks.Running] = []  # one at most
 
 
 def answer(case: dict) -> Iterable[dict]:
@@ -21,7 +22,16 @@ def answer(case: dict) -> Iterable[dict]:
     if case.get('compile'):
         part.compile_case(case)
         return []
-    return part.rows(case)
+    return network_step(case) if part is gpu_networks else part.rows(case)
+
+
+def network_step(case: dict) -> list[dict]:
+    """Return what is told of a network once it is made, or times of the one that was made last."""
+    if case['step'] == 'make':
+        MADE.clear()  # or its memory would be there beside
+        MADE.append(gpu_networks.make(case))
+        return [MADE[0].told]
+    return [gpu_networks.time_round(MADE[0])]
 
 
 def works() -> bool:
@@ -34,4 +44,5 @@ def works() -> bool:
 
 
 if __name__ == '__main__':
-    serve(answer, works)
+    with torch.no_grad():
+        serve(answer, works)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taolora_ros.bench.four_bit import FOUR_BIT, TUNED, Product
 from taolora_ros.model_file import Model
 from taolora_ros.network import rotary_table
 from taolora_ros.quantization import TaoLinear
@@ -38,46 +39,21 @@ def compiled_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
     return lambda: fast(x, w, a, b)
 
 
-def nf4_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
-    """bitsandbytes NF4 weights, fp16 activations and LoRA (QLoRA)."""
-    import bitsandbytes as bnb  # optional
-    packed, state = bnb.functional.quantize_4bit(w.t().contiguous(), quant_type='nf4')
-    return lambda: bnb.matmul_4bit(x, packed.t(), quant_state=state).addmm_(x @ a, b)
+def four_bit_layer(name: str) -> Callable[..., Work]:
+    """Return what makes a layer of four-bit weights and a 16-bit LoRA: four_bit.py."""
+    make, dtype = FOUR_BIT[name]
 
+    def layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
+        product = make(w)
+        x, a, b = (t.to(dtype) for t in (x, a, b))
+        return lambda: product(x).addmm_(x @ a, b)
 
-def torchao_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
-    """torchao's int4 weights (tile-packed), bf16 activations and LoRA."""
-    from torchao.quantization import Int4WeightOnlyConfig, quantize_  # optional
-    linear = torch.nn.Linear(*w.shape, bias=False, device='cuda', dtype=torch.bfloat16)
-    linear.weight.data.copy_(w.t())
-    model = torch.nn.Sequential(linear.requires_grad_(False))
-    try:
-        config = Int4WeightOnlyConfig(group_size=128, int4_packing_format='tile_packed_to_4d')
-    except TypeError:  # releases before the format had a name
-        config = Int4WeightOnlyConfig(group_size=128)
-    quantize_(model, config)
-    x, a, b = (t.bfloat16() for t in (x, a, b))
-    return lambda: model(x).addmm_(x @ a, b)
-
-
-def gemlite_layer(x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> Work:
-    """gemlite's four-bit weights and eight-bit activations, with an fp16 LoRA."""
-    from gemlite.core import DType, GemLiteLinearTriton  # optional
-    k, n = w.shape
-    scale = w.t().reshape(n, -1, 64).abs().amax(-1, keepdim=True) / 7
-    codes = (w.t().reshape(n, -1, 64) / scale).round().clamp(-8, 7) + 8
-    layer = GemLiteLinearTriton(4, group_size=64, in_features=k, out_features=n,
-                                input_dtype=DType.INT8, output_dtype=DType.FP16,
-                                scaled_activations=True)
-    layer.pack(codes.view(n, k).to(torch.uint8), scale.half().view(-1, 1),
-               torch.full_like(scale, 8).half().view(-1, 1), bias=None)
-    return lambda: layer(x).addmm_(x @ a, b)
+    return layer
 
 
 LAYER_PEERS = {'fp16': half_alone, 'fp16 + LoRA': half_layer, 'torch.compile': compiled_layer,
-               'bitsandbytes NF4 + LoRA': nf4_layer, 'torchao int4 + LoRA': torchao_layer,
-               'gemlite A8W4 + LoRA': gemlite_layer}
-COMPILED = ('torch.compile', 'gemlite A8W4 + LoRA')  # when they first run
+               **{name: four_bit_layer(name) for name in FOUR_BIT}}
+COMPILED = ('torch.compile', *TUNED)  # when they first run
 
 
 class HalfNetwork:
@@ -88,8 +64,11 @@ class HalfNetwork:
     """
 
     def __init__(self, model: Model, device: str = 'cuda', dtype: torch.dtype = torch.half,
-                 joined: bool = False):
-        """Take the weights. ``joined``: W and A of a LoRA are one product, [W A]."""
+                 joined: bool = False, product: Callable[..., Product] | None = None):
+        """Take the weights. ``joined``: W and A of a LoRA are one product, [W A].
+
+        ``product``: what computes X W + b of quantized layers, made of W and b: four_bit.py.
+        """
         self._spec, self._dtype, self._joined = model.spec, dtype, joined
         network = self._network = model.network
 
@@ -98,6 +77,10 @@ class HalfNetwork:
 
         self._linears = {name: kept(*plain_weights(layer, joined))
                          for name, layer in network.linears().items()}
+        self._products = {}
+        for name, weights in self._linears.items() if product else ():
+            self._products[name] = product(*weights[:2])
+            weights[0] = weights[0].new_empty(0)  # not kept twice
         self._others = {name: kept(m.weight, m.bias) for name, m in network.named_modules()
                         if isinstance(m, (torch.nn.LayerNorm, torch.nn.Conv1d))
                         or name in ('embed', 'rebuild')}
@@ -144,7 +127,8 @@ class HalfNetwork:
     def _linear(self, name: str, x: Tensor, gate: Tensor) -> Tensor:
         """Return y (M, N) by four kernels, three where W and A are one product."""
         weight, bias, b, *a = self._linears[name]
-        y = torch.addmm(bias, x, weight)
+        product = self._products.get(name)
+        y = product(x) if product else torch.addmm(bias, x, weight)
         y, u = y.split_with_sizes((b.shape[1], len(b)), -1) if self._joined else (y, x @ a[0])
         return y.addmm_(gate * u, b)
 

@@ -23,6 +23,7 @@ SINGLES = 300      # replays of which each is timed alone, for their p99
 CLOCK = 2e9        # cycles a second of a device, about: how long it sleeps
 WARM_DEVICE = 0.02  # s of work before anything is timed: clocks rise under load
 WARM_HOST = 0.2
+LEAST_CALLS = 20
 
 
 def graphed(work: Callable[[], object], times: int = 1) -> Callable[[], None]:
@@ -95,25 +96,29 @@ def single_times(start: Callable[[], None], count: int = SINGLES) -> np.ndarray:
     return times
 
 
-def graph_times(start: Callable[[], None]) -> dict[str, float]:
+def graph_times(start: Callable[[], None], rounds: int = ROUNDS, singles: int = SINGLES
+                ) -> dict[str, float]:
     """Return times on the device of what ``start()`` begins, as rows of the bench have them."""
-    p50, p99 = np.percentile(single_times(start), (50, 99))
-    return {'device_us': device_us(start), 'device_single_us': float(p50),
+    p50, p99 = np.percentile(single_times(start, singles), (50, 99))
+    return {'device_us': device_us(start, rounds), 'device_single_us': float(p50),
             'device_p99_us': float(p99)}
 
 
-def host_us(work: Callable[[], object], calls: int = 1000, warm_s: float = WARM_HOST
-            ) -> dict[str, float]:
-    """Return p50 and p99 of the microseconds of ``work()``, which waits for its result."""
+def host_us(work: Callable[[], object], calls: int = 1000, warm_s: float = WARM_HOST,
+            seconds: float = float('inf')) -> dict[str, float]:
+    """Return p50 and p99 of the microseconds of ``work()``, which waits for its result.
+
+    After ``seconds`` no more calls are made, if there were LEAST_CALLS.
+    """
     warm = time.perf_counter() + warm_s
     while time.perf_counter() < warm:
         work()
-    times = np.empty(calls)
-    for i in range(calls):
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < calls and (len(times) < LEAST_CALLS or time.perf_counter() < until):
         began = time.perf_counter()
         work()
-        times[i] = time.perf_counter() - began
-    p50, p99 = np.percentile(times * 1e6, (50, 99))
+        times.append(time.perf_counter() - began)
+    p50, p99 = np.percentile(np.array(times) * 1e6, (50, 99))
     return {'p50_us': float(p50), 'p99_us': float(p99)}
 
 

@@ -64,6 +64,8 @@ def comparators() -> list[Row]:
         layerwise('EoRA W4A16', methods.eora_w4a16),
         layerwise('EoRA W4A4', methods.eora_w4a4),
         layerwise('SVDQuant W4A4', methods.svdquant),
+        Row('TAO-LoRA W4A4, no LoRA', partial(tao, rank=0, scale_bits=16), 'closed'),
+        Row('TAO-LoRA W4A4, no LoRA, tuned', partial(tao_tuned, rank=0, scale_bits=16), 'closed'),
         Row('TAO-LoRA W4A4, gate closed', tao, 'closed'),
         Row('TAO-LoRA W4A4', tao),
         Row('TAO-LoRA W4A4, gate open', tao, 'open'),
@@ -77,12 +79,19 @@ def comparators() -> list[Row]:
 
 def ablation() -> list[Row]:
     """Return our layer with one thing changed at a time."""
-    rows = [Row(f'clip {clip}, LoRA {name}', partial(tao, clip=clip, buffer=buffer), gate)
-            for clip in ('all', 'steady', 'searched')
-            for name, buffer, gate in (('none', 'residual', 'closed'), ('on X', 'x', 'auto'),
-                                       ("on X'", 'residual', 'auto'))]
-    rows += [Row('LoRA SVD of W - Q4(W)', tao_svd), Row('LoRA tuned', tao_tuned),
-             Row('LoRA and codes tuned', partial(tao_tuned, codes=True)),
+    lora = (('none', {'rank': 0}, 'closed'), ('on X', {'buffer': 'x'}, 'auto'),
+            ("on X'", {}, 'auto'))
+    rows = [Row(f'clip {clip}, LoRA {name}', partial(tao, clip=clip, **changes), gate)
+            for clip in ('all', 'steady', 'searched') for name, changes, gate in lora]
+    rows += [Row('LoRA none, tuned', partial(tao_tuned, rank=0), 'closed'),
+             Row('LoRA SVD of W - Q4(W)', tao_svd),
+             Row('LoRA SVD of W - Q4(W), tuned', partial(tao_tuned, start=tao_svd)),
+             Row('LoRA on X, tuned', partial(tao_tuned, buffer='x')),
+             Row("LoRA on X', tuned", tao_tuned),
+             Row("LoRA on X' and codes, tuned", partial(tao_tuned, codes=True)),
+             Row('no channel smoothing', partial(tao, smooth=False)),
+             Row('no zero point', partial(tao, zero_point=False)),
+             Row('plain rounding', partial(tao, feedback=False)),
              Row('gate off', tao, 'closed'), Row('gate on', tao),
              Row('gate always, LoRA of transient tokens', tao, 'open'),
              Row('gate always, LoRA of all tokens', partial(tao, fit_gate=False), 'open')]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,15 +16,21 @@ from taolora_ros.training.windows import Batch
 from taolora_ros.storage import round_scale
 
 
+SEARCHED_WITH = ('clip', 'smooth', 'zero_point')  # options that decide what is searched for
+
+
 def tao(calibration: Calibration, fit_gate: bool = True, **changes) -> TaoNetwork:
     """Return our network with ``changes`` of its options (QuantizeOptions).
 
-    Clips and smoothings are those found for the product, unless ``clip`` names a fixed rule. With
+    Clips and smoothings are those found for the product, unless ``changes`` has other ones tried or
+    leaves the LoRA out (``rank`` 0): then they are searched for anew, as such a product would. With
     ``fit_gate`` False the branch is fitted on all tokens, for a gate that is always open.
     """
     options = replace(calibration.options, **changes)
+    options = options if options.rank else replace(options, lora_bits=16)  # nothing to code
     chosen = None
-    if options.clip == calibration.options.clip:
+    if options.rank and all(getattr(options, name) == getattr(calibration.options, name)
+                            for name in SEARCHED_WITH):
         chosen = {name: Candidate(round_scale(c.x_inv, options.scale_bits), c.x_zero)
                   for name, c in calibration.chosen.items()}
     batch = calibration.batch
@@ -33,9 +40,10 @@ def tao(calibration: Calibration, fit_gate: bool = True, **changes) -> TaoNetwor
     return quantize_network(calibration.network, batch, options, chosen=chosen)
 
 
-def tao_tuned(calibration: Calibration, codes: bool = False, **changes) -> TaoNetwork:
-    """Return ``tao`` after tuning with L (METHOD section 3), with ``codes`` the weights too."""
-    network = tao(calibration, **changes)
+def tao_tuned(calibration: Calibration, codes: bool = False, start: Callable = tao, **changes
+              ) -> TaoNetwork:
+    """Return ``start`` after tuning with L (METHOD section 3), with ``codes`` the weights too."""
+    network = start(calibration, **changes)
     tune(network, calibration.network, Pool(calibration.pool, 3),
          replace(calibration.tuning, codes=codes))
     return network

@@ -162,19 +162,28 @@ class _Job:
                    'given': operator.given, 'status': session.status(),
                    'before': [count(s.judged, nothing) for s in site],
                    'after': [count(s.judged, session.delta) for s in site],
+                   'others': [s.name for s in others],
                    'others_before': [wholes[id(s)] for s in others],
-                   'others_after': [count(s.whole, session.delta) if session.delta.any()
-                                    else wholes[id(s)] for s in others], 'hostile': {}}
+                   'others_after': self._whole(others, session.delta, wholes), 'hostile': {}}
             for kind in HOSTILE:
-                row['hostile'][kind] = [self._hostile(site, kind, draw) for draw in range(DRAWS)]
+                row['hostile'][kind] = [self._hostile(site, others, wholes, kind, draw)
+                                        for draw in range(DRAWS)]
             rows.append(row)
         return rows
 
-    def _hostile(self, site: list[Subject], kind: str, draw: int) -> dict:
+    def _whole(self, others: list[Subject], delta: np.ndarray, frozen: dict[int, Count]
+               ) -> list[Count]:
+        """Return the counts of all of each subject; ``frozen`` has them where nothing changes."""
+        return [count(s.whole, delta) if delta.any() else frozen[id(s)] for s in others]
+
+    def _hostile(self, site: list[Subject], others: list[Subject], frozen: dict[int, Count],
+                 kind: str, draw: int) -> dict:
         """Return what one hostile operator said, and the counts of each subject after it."""
         session, operator = self.adapt(site, kind, draw)
         return {'given': operator.given, 'rolled_back': session.counts['rolled_back'],
-                'after': [count(s.judged, session.delta) for s in site]}
+                'norm': session.status()['norm'],
+                'after': [count(s.judged, session.delta) for s in site],
+                'others_after': self._whole(others, session.delta, frozen)}
 
     def adapt(self, site: list[Subject], kind: str, draw: int = 0) -> tuple[Session, Operator]:
         """Return a session that an operator of some kind has taught on a site's first parts."""

@@ -63,6 +63,10 @@ def _add(table: Table, figures: dict, title: str) -> None:
     for who, change in figures['hostile_change'].items():
         table.add_row(f'  {who} feedback: recall, points', '', '', _points(change),
                       _interval(figures['hostile_interval'][who]))
+        table.add_row('    false alarms', '', '',
+                      _percent(figures['hostile_false_alarms_change'][who], '%'))
+        for name, moved in figures['hostile_others_change'][who].items():
+            table.add_row(f'    others: {name}, points', '', '', _points(moved))
 
 
 def _sites(sites: list[dict]) -> Table:
@@ -92,8 +96,15 @@ def plain(value):
 def notes(result: dict) -> list[str]:
     """Return what has to be said besides the tables, a line each."""
     lines = [f'worst change on others {_points(result["others_worst_change"])} points, by one site '
-             f'alone {_points(result["others_worst_site"])}; worst by hostile feedback '
-             f'{_points(result["hostile_worst_change"])}']
+             f'alone {_points(result["others_worst_site"])}, of a single subject '
+             + ', '.join(f'{name} {_points(change)}'
+                         for name, change in result['others_worst_subject'].items()),
+             f'worst by hostile feedback {_points(result["hostile_worst_change"])}, at one site '
+             + ', '.join(f'{who} {_points(change)}'
+                         for who, change in result['hostile_worst_site'].items())
+             + f'; on others {_points(result["hostile_others_worst_change"])}',
+             f'{result["sites_that_learnt"]} of {result["site_count"]} sites changed anything; '
+             'intervals are of sites drawn again']
     draws = ', '.join(f'{who} {_points(min(changes))} .. {_points(max(changes))}'
                       for who, changes in result['hostile_draws'].items() if None not in changes)
     lines.append(f'recall by single draws of hostile feedback: {draws or "-"}; above are means')

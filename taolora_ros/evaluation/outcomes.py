@@ -1,7 +1,7 @@
 """Counts of an evaluation of adaptation, and what they say together, with intervals.
 
-Intervals are percentiles of a bootstrap: subjects are drawn again, with replacement, each with all
-its counts; for what happens to others, sites are.
+Intervals are percentiles of a bootstrap: sites are drawn again, with replacement, each with all its
+counts, for who shares a model shares what it learnt. Of few sites they are only a hint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from taolora_ros.evaluation.beats import ratio
 
 DRAWS = 2000
 INTERVAL = (0.025, 0.975)
+SHARES = ('recall', 'specificity')
 
 
 @dataclass(frozen=True)
@@ -48,53 +49,87 @@ class Count:
 
 
 def summarise(sites: list[dict]) -> dict:
-    """Return the figures over the rows of sites; changes are in points (per cent)."""
-    subjects = [(before, after, {who: [draw['after'][i] for draw in draws]
-                                 for who, draws in site['hostile'].items()})
-                for site in sites
-                for i, (before, after) in enumerate(zip(site['before'], site['after']))]
-    before, after = (total(part) for part in list(zip(*subjects))[:2])
-    others = [(total(site['others_before']), total(site['others_after'])) for site in sites]
-    moved = {name: _both(others, name) for name in ('recall', 'specificity')}
+    """Return the figures over the rows of sites; changes are in points (per cent).
+
+    *others* are all subjects judged with a site's model who gave it no feedback, summed over sites;
+    ``others_worst_subject`` is the worst of a single one. ``hostile_change`` is the mean over draws
+    of all sites together, ``hostile_worst_site`` the worst mean of a single one. Worst changes are
+    0 when nothing was lost.
+    """
+    before = total(count for site in sites for count in site['before'])
+    after = total(count for site in sites for count in site['after'])
     kinds = list(sites[0]['hostile'])
-    hostile = {who: _draws(subjects, who) for who in kinds}
+    moved = {name: _others(sites, name) for name in SHARES}
+    hostile = {who: _draws(sites, who, _recall) for who in kinds}
     means = {who: mean(draws) for who, draws in hostile.items()}
+    hurt = {who: {name: mean(_draws_of_others(sites, who, name)) for name in SHARES}
+            for who in kinds}
     return {
-        'sites': len(sites), 'subjects': len(subjects),
+        'site_count': len(sites), 'subjects': sum(len(site['before']) for site in sites),
         'sites_with_feedback': sum(any(site['given'].values()) for site in sites),
+        'sites_that_learnt': sum(site['status']['norm'] > 0 for site in sites),
         'given': {kind: sum(site['given'][kind] for site in sites)
                   for kind in ('rejected', 'confirmed', 'missed')},
         'false_alarms_before': before.false, 'false_alarms_after': after.false,
         'false_alarms_change': change(before, after),
-        'false_alarms_change_interval': bootstrap(subjects, lambda drawn: change(
-            total(b for b, *_ in drawn), total(a for _, a, _ in drawn))),
+        'false_alarms_change_interval': bootstrap(sites, lambda drawn: change(*_judged(drawn))),
         'recall_before': before.recall, 'recall_after': after.recall,
-        'recall_change': points(before, after, 'recall'),
-        'recall_change_interval': bootstrap(subjects, lambda drawn: points(
-            total(b for b, *_ in drawn), total(a for _, a, _ in drawn), 'recall')),
+        'recall_change': _recall(before, after),
+        'recall_change_interval': bootstrap(sites, lambda drawn: _recall(*_judged(drawn))),
         'events': before.events, 'found_before': before.found, 'found_after': after.found,
         'hours': before.hours, 'others_change': moved,
-        'others_interval': {name: bootstrap(others, lambda drawn, name=name: _both(drawn, name))
-                            for name in moved},
+        'others_interval': {name: bootstrap(sites, lambda drawn, name=name: _others(drawn, name))
+                            for name in SHARES},
         'others_worst_change': worst(moved.values()),
-        'others_worst_site': worst(points(*pair, name) for pair in others for name in moved),
+        'others_worst_site': worst(_others([site], name) for site in sites for name in SHARES),
+        'others_worst_subject': {name: worst(
+            points(*pair, name) for site in sites
+            for pair in zip(site['others_before'], site['others_after'])) for name in SHARES},
         'hostile_change': means, 'hostile_draws': hostile,
-        'hostile_interval': {who: bootstrap(subjects, lambda drawn, who=who: mean(
-            _draws(drawn, who))) for who in kinds},
+        'hostile_interval': {who: bootstrap(sites, lambda drawn, who=who: mean(
+            _draws(drawn, who, _recall))) for who in kinds},
         'hostile_worst_change': worst(means.values()),
-        'hostile_worst_draw': worst(change for draws in hostile.values() for change in draws)}
+        'hostile_worst_draw': worst(change for draws in hostile.values() for change in draws),
+        'hostile_worst_site': {who: worst(mean(_draws([site], who, _recall)) for site in sites)
+                               for who in kinds},
+        'hostile_false_alarms_change': {who: mean(_draws(sites, who, change)) for who in kinds},
+        'hostile_others_change': hurt,
+        'hostile_others_worst_change': worst(change for changes in hurt.values()
+                                             for change in changes.values())}
+
+
+def _judged(sites: list[dict]) -> tuple[Count, Count]:
+    return (total(count for site in sites for count in site['before']),
+            total(count for site in sites for count in site['after']))
+
+
+def _others(sites: list[dict], name: str) -> float | None:
+    return points(total(count for site in sites for count in site['others_before']),
+                  total(count for site in sites for count in site['others_after']), name)
+
+
+def _recall(before: Count, after: Count) -> float | None:
+    return points(before, after, 'recall')
+
+
+def _draws(sites: list[dict], who: str, figure: Callable[[Count, Count], float | None]
+           ) -> list[float | None]:
+    """Return a change over all sites by each draw of one kind of hostile operator."""
+    before = _judged(sites)[0]
+    return [figure(before, total(count for draw in draws for count in draw['after']))
+            for draws in zip(*(site['hostile'][who] for site in sites))]
+
+
+def _draws_of_others(sites: list[dict], who: str, name: str) -> list[float | None]:
+    """Return how a share of others changes by each draw of one kind of hostile operator."""
+    before = total(count for site in sites for count in site['others_before'])
+    return [points(before, total(count for draw in draws for count in draw['others_after']), name)
+            for draws in zip(*(site['hostile'][who] for site in sites))]
 
 
 def mean(changes: list[float | None]) -> float | None:
     """Return the mean, None when nothing could be compared."""
     return None if None in changes else float(np.mean(changes))
-
-
-def _draws(subjects: list[tuple], who: str) -> list[float | None]:
-    """Return the change of recall in points by each draw of one kind of hostile operator."""
-    before = total(b for b, *_ in subjects)
-    return [points(before, total(draw), 'recall')
-            for draw in zip(*(hostile[who] for *_, hostile in subjects))]
 
 
 def worst(changes: Iterable[float | None]) -> float | None:
@@ -117,10 +152,6 @@ def points(before: Count, after: Count, name: str) -> float | None:
     """Return by how many points (per cent) a share has changed."""
     old, new = getattr(before, name), getattr(after, name)
     return None if old is None or new is None else 100.0 * (new - old)
-
-
-def _both(pairs: list[tuple[Count, Count]], name: str) -> float | None:
-    return points(total(before for before, _ in pairs), total(after for _, after in pairs), name)
 
 
 def bootstrap(members: list, figure: Callable[[list], float | None]

@@ -33,8 +33,10 @@ CLIPS = (1.0, 0.85, 0.7, 0.55, 0.42, 0.32)
 class QuantizeOptions:
     """``clip`` is 'searched', 'all' (largest value) or 'steady' (largest of ungated tokens).
 
-    ``lora_bits`` and ``scale_bits`` are how the file keeps LoRA and scales (storage.py). The
-    defaults made the shipped models.
+    ``lora_bits`` and ``scale_bits`` are how the file keeps LoRA and scales (storage.py). Without
+    ``smooth`` all channels of an input share one scale, without ``zero_point`` it is symmetric
+    behind a GELU too, without ``feedback`` weights go to the nearest code; a ``rank`` of 0 leaves
+    the LoRA out. The defaults made the shipped models.
     """
 
     rank: int = 16
@@ -46,6 +48,9 @@ class QuantizeOptions:
     seed: int = 1
     lora_bits: int = 4
     scale_bits: int = 16
+    smooth: bool = True
+    zero_point: bool = True
+    feedback: bool = True
 
 
 @dataclass
@@ -102,8 +107,7 @@ def quantize_layer(layer: TaoLinear, x: Tensor, y: Tensor, gate: Tensor,
     weight = layer.weight.T.detach()                                       # (K, N)
     best = chosen or _search(weight, x, y, gate, options)
     q = quantize_activation(x, best.x_inv, best.x_zero)
-    codes, scale = round_with_feedback(weight / best.x_inv[:, None], q, options.groups,
-                                       shift=options.scale_bits == 8)
+    codes, scale = _rounded(weight / best.x_inv[:, None], q, options)
     error = y - _steady(q, codes, scale)
     shift = error[~gate].mean(0) if bool((~gate).any()) else error.mean(0)
     reads = _reads(x, q, best, options)
@@ -115,6 +119,13 @@ def quantize_layer(layer: TaoLinear, x: Tensor, y: Tensor, gate: Tensor,
     layer.load_int4(codes, scale, best.x_inv, best.x_zero, a, b, options.buffer)
     layer.lora_bits, layer.scale_bits = options.lora_bits, options.scale_bits
     return _relative(left, y, ~gate), _relative(left, y, gate)
+
+
+def _rounded(weight: Tensor, q: Tensor, options: QuantizeOptions) -> tuple[Tensor, Tensor]:
+    shift = options.scale_bits == 8
+    if not options.feedback:
+        return quantize_weight(weight, options.groups, shift=shift)
+    return round_with_feedback(weight, q, options.groups, shift=shift)
 
 
 def _search(weight: Tensor, x: Tensor, y: Tensor, gate: Tensor, options: QuantizeOptions
@@ -140,9 +151,9 @@ def _candidates(x: Tensor, weight: Tensor, gate: Tensor, options: QuantizeOption
     seen = x[~gate] if options.clip == 'steady' and bool((~gate).any()) else x
     top = seen.abs().amax(0).clamp_min(1e-5)                               # (K,)
     reach = weight.abs().amax(1).clamp_min(1e-5)
-    one_sided = bool(-seen.min() < 0.25 * seen.max())                      # after a GELU
+    one_sided = options.zero_point and bool(-seen.min() < 0.25 * seen.max())  # after a GELU
     found = []
-    for strength in SMOOTHING if options.clip == 'searched' else (0.0,):
+    for strength in SMOOTHING if options.clip == 'searched' and options.smooth else (0.0,):
         smooth = top ** strength / reach ** (strength > 0 and 1 - strength)
         smooth = smooth / smooth.log().mean().exp()
         span = seen / smooth
@@ -185,7 +196,7 @@ def fit_branch(reads: Tensor, error: Tensor, gate: Tensor, options: QuantizeOpti
     vectors of X' C, A = C V, B = V^T. Rank and ridge come from ``options``.
     """
     reads, error = reads[gate].double(), error[gate].double()
-    if len(reads) == 0:
+    if len(reads) == 0 or options.rank == 0:
         k, n = reads.shape[1], error.shape[1]
         return reads.new_zeros(k, options.rank).float(), reads.new_zeros(options.rank, n).float()
     gram = reads.T @ reads
