@@ -85,8 +85,9 @@ def add_comparators(parser: argparse.ArgumentParser) -> None:
                                       'on subjects that none of them was calibrated on')
     group.add_argument('--ablation', action='store_true',
                        help='also our own layer with one thing changed at a time')
-    group.add_argument('--methods', metavar='TEXT[,TEXT]',
-                       help='only rows whose names contain one of these')
+    group.add_argument('--methods', metavar='TEXT', action='append',
+                       help='only rows whose names contain TEXT, or several by commas where no '
+                            'name contains the whole; may be given more than once')
     group.add_argument('--full', action='store_true',
                        help='judge all held-out recordings, not a part of them')
     group.add_argument('--hours', type=float, help='hours of recordings to judge (default 0.4)')

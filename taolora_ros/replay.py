@@ -15,7 +15,6 @@ from taolora_ros.evaluation.detection import Candidate, recording_samples
 from taolora_ros.recorder import Recorder
 from taolora_ros.recordings import Recording, read_npz
 from taolora_ros.samples import NANOSECONDS, Samples
-from taolora_ros.spec import SPECS
 
 HEADING = f'{"time s":>10}  {"event":<9}{"phase":<9}{"score":>6}  {"severity":<9} values'
 PHASES = ('start', 'ongoing', 'end')
@@ -233,8 +232,3 @@ class _Printer:
         line = (f'{row["time_s"]:10.3f}  {row["label"]:<9}{row["phase"]:<9}{row["score"]:6.3f}  '
                 f'{row["severity"]:<9} {values}')
         self.console.print(Text(line, style=STYLES.get(row['severity'], '')), soft_wrap=True)
-
-
-def default_model(kind: str) -> str:
-    """Return the name of the shipped model for 'imu' or 'ecg'."""
-    return SPECS[kind].name

@@ -1,12 +1,13 @@
 """An engine made of plain rules, good enough for synthetic recordings: tests need no training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from taolora_ros.engine import Scores
 from taolora_ros.evaluation.detection import Candidate, changed_settings
 from taolora_ros.spec import SPECS
+from taolora_ros.trained_on import TrainedOn
 
 SURE = 0.98
 
@@ -61,7 +62,7 @@ class RuleCandidate(Candidate):
     """The rules in place of a model file; can be sent to worker processes."""
 
     kind: str = 'imu'
-    trained_on: list = field(default_factory=list)
+    trained_on: TrainedOn = TrainedOn()
 
     def load(self):
         spec = SPECS[self.kind]

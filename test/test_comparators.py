@@ -9,6 +9,7 @@ import torch
 from taolora_ros.cli import main
 from taolora_ros.comparators import methods
 from taolora_ros.comparators.calibration import Calibration, replace_layers
+from taolora_ros.comparators.command import wanted
 from taolora_ros.comparators.formats import NF4, dynamic, nf4, round_to_nearest, static
 from taolora_ros.comparators.held_out import shortened, split
 from taolora_ros.comparators.low_rank import eora, l2qer, loftq, svd
@@ -200,6 +201,17 @@ def test_names_of_rows_are_unique():
     assert len(set(names)) == len(names)
 
 
+def test_rows_are_found_by_names_with_commas_in_them():
+    methods = [row.method for row in comparators()]
+    assert wanted(['TAO-LoRA W4A4, Tuned'], methods) == ['TAO-LoRA W4A4, Tuned']
+    assert wanted(['fp32, rtn w4a4', 'QLoRA (NF4, A16), LoRA tuned'], methods) == [
+        'fp32', 'rtn w4a4', 'QLoRA (NF4, A16), LoRA tuned']
+    assert all(wanted([method], methods) == [method] for method in methods)
+    for text in ('magic', 'fp32,magic', 'fp32,'):
+        with pytest.raises(ValueError, match="--methods: no row is called '(magic)?'; there are"):
+            wanted(['fp16', text], methods)
+
+
 @pytest.mark.parametrize('processes', [1, 2])
 def test_command_writes_a_list_with_the_promised_keys(tmp_path, capsys, processes):
     write_dataset(tmp_path / 'data', seed=7, subjects=2, records=1)
@@ -208,7 +220,7 @@ def test_command_writes_a_list_with_the_promised_keys(tmp_path, capsys, processe
                  str(model), '--json', str(out), '--tune', '2', '--windows', '16', '--hours',
                  '0.01', '--processes', str(processes), '--ablation']
     if processes > 1:
-        arguments += ['--methods', 'fp32,tao-lora w4a4,rank 2']
+        arguments += ['--methods', 'fp32,tao-lora w4a4, gate closed', '--methods', 'rank 2']
     assert main(arguments) == 0
     rows = json.loads(out.read_text())
     assert isinstance(rows, list) and len(rows) > (5 if processes > 1 else 40)

@@ -1,6 +1,7 @@
 """Whole evaluations of synthetic recordings through the detector, with rules as the network."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from taolora_ros.evaluation.evaluate import evaluate
 from taolora_ros.evaluation.report import notes
 from taolora_ros.recordings import find_files, load_recordings
 from taolora_ros.synthetic import write_dataset
+from taolora_ros.trained_on import TrainedOn
 
-IMU = RuleCandidate('rules', kind='imu', trained_on=['S2'])
+IMU = RuleCandidate('rules', kind='imu',
+                    trained_on=TrainedOn.of({'subjects': ['S2']}))
 ECG = RuleCandidate('rules', kind='ecg')
 
 
@@ -65,6 +68,25 @@ def test_subjects_can_be_chosen(data):
     assert subjects(unseen=True) == {'S1'}
     with pytest.raises(ValueError, match='no recording left .* S2 that the model was not trained'):
         subjects(only=frozenset(['S2']), unseen=True)
+
+
+def test_somebody_of_the_same_name_elsewhere_is_somebody_else(data, tmp_path):
+    def judged(folder, unseen, **sources):
+        model = RuleCandidate('rules', kind='imu', trained_on=TrainedOn.of(
+            {'subjects': ['S1', 'S2'], 'sources': sources}))
+        result = evaluate('imu', folder, model, 1, unseen=unseen)
+        subjects = {entry['subject'] for entry in result['recordings']}
+        return subjects, result['seen_in_training'], result['namesakes'], notes(result)
+    folder = tmp_path / 'IMU-2'
+    shutil.copytree(data / 'imu', folder)
+    told = 'IMU-2 has subjects or records of the same names as clinic, on which'
+    for unseen in (False, True):
+        subjects, seen, namesakes, lines = judged(folder, unseen, clinic=['S1'], imu=['S2'])
+        assert namesakes == {'IMU-2': ['clinic']} and any(line.startswith(told) for line in lines)
+        assert subjects == ({'S1'} if unseen else {'S1', 'S2'}) and seen == (0 if unseen else 7)
+    assert judged(folder, False, imu=['S1', 'S2'])[1:3] == (14, {})
+    assert judged(folder, False, clinic=['S1'])[1:3] == (7, {'IMU-2': ['clinic']})  # S2: unknown
+    assert judged(folder, False, clinic=['S1', 'S2'])[1] == 0
 
 
 def test_settings_reach_the_detector(data):
@@ -141,7 +163,7 @@ def test_of_a_file_that_is_damaged_further_on_nothing_is_judged(tmp_path):
 def test_damaged_files_alone_are_an_error(tmp_path, fault):
     write_dataset(tmp_path, subjects=1, records=2)
     fault(tmp_path / 'ecg' / 'E2.npz')
-    with pytest.raises(ValueError, match='E2.npz: (cannot be decoded|not a readable)'):
+    with pytest.raises(ValueError, match=r'^\S+E2.npz: (cannot be decoded|not a readable)'):
         evaluate('ecg', tmp_path / 'ecg' / 'E2.npz', ECG, 1)
     fault(tmp_path / 'ecg' / 'E1.npz')
     with pytest.raises(ValueError, match='no .*recording.*E1.npz: .*E2.npz: '):

@@ -11,7 +11,7 @@ from rule_engine import RuleEngine
 from taolora_ros.decode import START
 from taolora_ros.detector import Detector
 from taolora_ros.engine import Scores
-from taolora_ros.evaluation.adaptation import _halves, _sites, _trials, count
+from taolora_ros.evaluation.adaptation import _halves, _Job, _sites, _trials, count
 from taolora_ros.evaluation.adaptation_report import find_candidates, notes, plain, tables
 from taolora_ros.evaluation.decided import decide
 from taolora_ros.evaluation.detection import recording_samples
@@ -20,6 +20,7 @@ from taolora_ros.evaluation.outcomes import Count, bootstrap, summarise
 from taolora_ros.recordings import read_npz
 from taolora_ros.spec import SPECS
 from taolora_ros.synthetic import write_dataset
+from taolora_ros.trained_on import TrainedOn
 
 WIDTH = 128
 
@@ -49,6 +50,15 @@ def recordings(data, kind):
 
 def nothing(spec):
     return np.zeros((WIDTH + 1, len(spec.classes)), np.float32)
+
+
+@pytest.mark.parametrize('source, unseen', [('ecg', False), ('elsewhere', True)])
+def test_unseen_are_those_of_other_sources_too(data, source, unseen):
+    (recording,) = recordings(data, 'ecg')
+    job = object.__new__(_Job)
+    job.only, job.left_out = None, frozenset()
+    job.trained_on = TrainedOn({source: frozenset([recording.subject])})
+    assert job._unseen(recording, False) == unseen
 
 
 @pytest.mark.parametrize('kind', ['imu', 'ecg'])

@@ -15,6 +15,7 @@ from taolora_ros.recordings import save_ecg, save_imu
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import SPECS
 from taolora_ros.synthetic import ecg_record, imu_recording
+from taolora_ros.trained_on import TrainedOn
 
 
 @pytest.fixture(scope='module')
@@ -104,6 +105,13 @@ def test_the_tables_hold_every_fault(result):
     text = console.export_text()
     assert all(fault.name in text for fault in FAULTS)
     assert anomaly_report.notes({**result, 'seen_in_training': 1})[-1].startswith('1 of 2 streams')
+
+
+@pytest.mark.parametrize('source, seen', [('anomalies', 1), ('elsewhere', 0)])
+def test_a_stream_was_seen_where_its_source_was(data, source, seen):
+    trained_on = TrainedOn({source: frozenset(['E1', 'S1'])})
+    told = evaluate(data, {'ecg': RuleCandidate(None, kind='ecg', trained_on=trained_on)}, 1)
+    assert told['seen_in_training'] == seen and 'trained_on' not in told['models']['ecg']
 
 
 def test_what_cannot_be_judged_says_why(data, tmp_path):

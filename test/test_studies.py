@@ -11,17 +11,20 @@ from rule_engine import RuleCandidate
 from taolora_ros.cli import main
 from taolora_ros.evaluation.delays import Replay, by_delay
 from taolora_ros.evaluation.detection import Candidate, detect
-from taolora_ros.evaluation.evaluate import evaluate
+from taolora_ros.evaluation.evaluate import Choice, evaluate
 from taolora_ros.evaluation.excerpts import excerpt
 from taolora_ros.evaluation.panel import Panel, find_folds
 from taolora_ros.evaluation.peers import PEERS, Peer
 from taolora_ros.evaluation.signals import CHANGES, Change, changed
+from taolora_ros.evaluation.report import percent
 from taolora_ros.evaluation.studies import Study, run
+from taolora_ros.evaluation.studies_command import cells
 from taolora_ros.model_file import save_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import find_files, load_recordings, read_npz
 from taolora_ros.spec import ECG_BEATS
 from taolora_ros.synthetic import write_dataset
+from taolora_ros.trained_on import TrainedOn
 from tiny import tiny_models, tiny_spec
 
 ECG = RuleCandidate('rules', kind='ecg')
@@ -55,6 +58,13 @@ def test_what_all_folds_left_out_is_judged_by_none(tmp_path):
     fold(tmp_path, 3, ['other'])  # one that is no fold of theirs
     with pytest.raises(ValueError, match='other was left out by m.fold0.* and by m.fold1'):
         find_folds(tmp_path, 'ecg')
+
+
+@pytest.mark.parametrize('source, taken', [('ecg', False), ('elsewhere', True)])
+def test_a_study_of_the_unseen_goes_by_source_and_name(record, source, taken):
+    trained_on = TrainedOn({source: frozenset([record.subject])})
+    study = Study('delay', Panel(ECG), Choice(None, trained_on, unseen=True))
+    assert study._takes(record) == taken
 
 
 def test_each_record_has_the_fold_that_left_it_out(tmp_path, record):
@@ -103,6 +113,10 @@ def test_peers_are_scored_like_ours(data):
     plain = evaluate('ecg', data, ECG, 1)
     assert all(rows[0][key] == plain[key] for key in ('beat', 'beat_50ms', 'veb', 'hours'))
     assert [row['beat_50ms']['se'] for row in rows[1:]] == [1.0, 0.0]
+    assert all(row['veb'] == {**dict.fromkeys(plain['veb']), 'n': plain['veb']['n']}
+               for row in rows[1:]) and plain['veb']['n'] > 0
+    assert cells(rows[1])[5:9] == [str(plain['veb']['n']), '-', '-', '-']
+    assert cells(rows[0])[6] == percent(plain['veb']['se']) != '-'
     assert rows[2]['beat']['se'] > 0.99 and rows[0]['cpu_s_per_hour'] > rows[1]['cpu_s_per_hour']
 
 

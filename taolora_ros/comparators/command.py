@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from taolora_ros.comparators.report import table
-from taolora_ros.comparators.rows import Row, ablation, comparators
+from taolora_ros.comparators.rows import ablation, comparators
 from taolora_ros.comparators.study import Amount, Study, prepare, run
 from taolora_ros.comparators.variants import spread_of_inputs
 from taolora_ros.progress import progress
@@ -21,11 +21,13 @@ def compare(args: argparse.Namespace, console: Console) -> list[dict]:
     """Measure the rows asked for, print them and return them; ValueError for bad arguments."""
     if args.signal is None:
         raise ValueError('comparators: of which model? imu or ecg goes behind it')
-    amount, names = _amount(args), args.methods.split(',') if args.methods else ['']
-    groups = [('Comparators', _named(comparators(), names)),
-              ('Ablation', _named(ablation() if args.ablation else [], names))]
-    if not any(rows for _, rows in groups):
-        raise ValueError(f'--methods: no row is called {args.methods!r}')
+    amount, groups = _amount(args), [('Comparators', comparators())]
+    if args.ablation:
+        groups.append(('Ablation', ablation()))
+    if args.methods:
+        names = wanted(args.methods, [row.method for _, rows in groups for row in rows])
+        groups = [(title, [row for row in rows if any(_is(name, row.method) for name in names)])
+                  for title, rows in groups]
     model = find_model(args.model or SPECS[args.signal].name)
     only = frozenset(args.only.split(',')) if args.only else None
     study = prepare(model, args.signal, Path(args.data), amount, only)
@@ -55,20 +57,36 @@ def _amount(args: argparse.Namespace) -> Amount:
     return amount
 
 
-def _named(rows: list[Row], names: list[str]) -> list[Row]:
-    return [row for row in rows if any(name.lower() in row.method.lower() for name in names)]
+def wanted(texts: list[str], methods: list[str]) -> list[str]:
+    """Return the parts of names that ``texts`` ask for; raise ValueError for what no method has.
+
+    Names have commas in them: a text is split at its own only when no method has the whole of it.
+    """
+    found = []
+    for text in texts:
+        whole = any(_is(text, method) for method in methods)
+        for part in [text] if whole else [part.strip() for part in text.split(',')]:
+            if not part or not any(_is(part, method) for method in methods):
+                raise ValueError(f'--methods: no row is called {part!r}; there are '
+                                 f'{"; ".join(methods)}')
+            found.append(part)
+    return found
+
+
+def _is(text: str, method: str) -> bool:
+    return text.lower() in method.lower()
 
 
 def notes(study: Study, results: list[dict]) -> list[str]:
     """Return what has to be said besides the tables."""
     calibration, first = study.calibration, results[0]
     gates = study.judged.gates
-    judged = {r.subject for r in study.recordings}
+    judged = {r.subject: study.trained_on.has(r) for r in study.recordings}
     spread = sorted(spread_of_inputs(calibration).values())
     what = 'falls' if study.kind == 'imu' else 'ventricular beats'
     return [
         f'network: full precision of {study.model.name}, which was trained on '
-        f'{len(judged & study.trained_on)} of the {len(judged)} judged subjects; no method was '
+        f'{sum(judged.values())} of the {len(judged)} judged subjects; no method was '
         'calibrated on them',
         f'calibrated on {len(calibration.batch.windows)} windows, rank {calibration.options.rank};'
         f' tuned rows: {calibration.tuning.steps} steps of {calibration.tuning.batch} windows',

@@ -27,6 +27,7 @@ from taolora_ros.evaluation.spread import PROCESSES
 from taolora_ros.model_file import Model, load_model
 from taolora_ros.network import TaoNetwork
 from taolora_ros.recordings import Recording
+from taolora_ros.trained_on import TrainedOn
 from taolora_ros.training.calibration import QuantizeOptions
 from taolora_ros.training.corpus import build_corpus
 from taolora_ros.training.recipe import training_recordings
@@ -57,7 +58,7 @@ class Study:
     calibration: Calibration
     judged: Batch
     recordings: list[Recording]
-    trained_on: frozenset[str] = frozenset()
+    trained_on: TrainedOn = TrainedOn()
 
     def __post_init__(self):
         """Compute what all rows are compared with."""
@@ -91,7 +92,7 @@ def prepare(model: Path, kind: str, data: Path, amount: Amount,
     judged = _sampler(spec, build_corpus(spec, held_out), 3, False).draw(amount.judged)
     calibration.search()
     return Study(model, calibration, judged, shortened(held_out, amount.hours),
-                 frozenset(full.metadata['provenance'].get('subjects', [])))
+                 TrainedOn.of(full.metadata['provenance']))
 
 
 def _sampler(spec, corpus, seed: int, augment: bool) -> WindowSampler:

@@ -31,6 +31,7 @@ from taolora_ros.evaluation.falls import count_falls
 from taolora_ros.evaluation.operators import HOSTILE, Operator
 from taolora_ros.evaluation.outcomes import Count, summarise
 from taolora_ros.recordings import Recording, find_files, read_npz
+from taolora_ros.trained_on import TrainedOn
 
 FEEDBACKS = 20
 WEARERS = 5
@@ -85,7 +86,7 @@ def evaluate(kind: str, data: str | Path, candidates: list[Candidate],
         job = _Job(candidate, settings, only)
         subjects = job.subjects(files, len(candidates) > 1, report)
         if not subjects and len(candidates) == 1:
-            job.trained_on, trained = frozenset(), True
+            job.trained_on, trained = TrainedOn(), True
             subjects = job.subjects(files, False, report)
         sites += job.judge(subjects, report)
         progress(done + 1, len(candidates), Path(described['file']).name)
@@ -116,7 +117,7 @@ class _Job:
                  only: frozenset[str] | None = None):
         from taolora_ros.model_file import load_model
         provenance = load_model(candidate.model).metadata.get('provenance', {})
-        self.trained_on = frozenset(provenance.get('subjects', []))
+        self.trained_on = TrainedOn.of(provenance)
         self.left_out = frozenset(provenance.get('left_out', []))
         self.spec, self.engine, self.detector = candidate.load()
         self.settings, self.only = settings, only
@@ -145,7 +146,7 @@ class _Job:
         names = {recording.subject, recording.source}
         return (recording.annotated and not recording.paced and recording.snr_db is None
                 and (self.only is None or recording.subject in self.only)
-                and recording.subject not in self.trained_on
+                and not self.trained_on.has(recording)
                 and (bool(names & self.left_out) or not several))
 
     def judge(self, subjects: list[Subject], report: Callable[[str], None]) -> list[dict]:

@@ -152,9 +152,10 @@ def evaluate(data: str | Path, candidates: dict[str, Candidate], processes: int 
         raise ValueError(f'{data}: no stream to judge: '
                          + ('; '.join(sorted(set(skipped.values()))) or 'none of those wanted'))
     streams.sort(key=lambda stream: (stream['kind'], stream['source'], stream['name']))
-    trained_on = {name for model in models.values() for name in model.pop('trained_on')}
+    trained_on = {kind: model.pop('trained_on') for kind, model in models.items()}
     return {'groups': summarise(streams), 'streams': streams, 'models': models,
-            'seen_in_training': sum(stream['name'] in trained_on for stream in streams),
+            'seen_in_training': sum(
+                trained_on[s['kind']].includes(s['name'], s['source']) for s in streams),
             'skipped': skipped, 'data': str(data)}
 
 

@@ -14,6 +14,7 @@ from taolora_ros.recordings import Recording
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
 from taolora_ros.threads import use_one_thread
+from taolora_ros.trained_on import TrainedOn
 
 START_NS = NANOSECONDS  # recordings without stamps begin here: stamps of 0 count as missing
 IMU_COLUMNS = ('acc_x', 'acc_y', 'acc_z', 'gyro_x', 'gyro_y', 'gyro_z')
@@ -45,7 +46,7 @@ class Candidate:
     def describe(self) -> dict:
         """Return what a report says of the model; errors as for ``load``.
 
-        ``trained_on`` are the subjects or records of its training data.
+        ``trained_on`` is a TrainedOn: the subjects or records of its training data.
         """
         from taolora_ros.model_file import load_model
         model = load_model(self.model, self.precision)
@@ -53,7 +54,7 @@ class Candidate:
                 'version': model.spec.version, 'precision': model.precision,
                 'engine': self.engine, 'device': self.device,
                 'settings': dataclasses.asdict(changed_settings(model.spec, self.settings)),
-                'trained_on': list(model.metadata.get('provenance', {}).get('subjects', []))}
+                'trained_on': TrainedOn.of(model.metadata.get('provenance', {}))}
 
 
 def changed_settings(spec: ModelSpec, changes: dict):

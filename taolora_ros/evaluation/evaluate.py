@@ -14,20 +14,36 @@ from taolora_ros.evaluation.falls import FallCount, count_falls, fall_figures
 from taolora_ros.evaluation.panel import Panel
 from taolora_ros.evaluation.spread import Progress, spread
 from taolora_ros.recordings import Recording, find_files, read_npz, reason_of
+from taolora_ros.trained_on import TrainedOn
 
 Judged = FallCount | Counter  # the counts of one recording
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which subjects (IMU) or records (ECG) to evaluate: ``only`` these, and none ``without``."""
+    """Which subjects (IMU) or records (ECG) to evaluate: ``only`` these, or ``unseen`` ones."""
 
     only: frozenset[str] | None = None
-    without: frozenset[str] = frozenset()
+    trained_on: TrainedOn = TrainedOn()
+    unseen: bool = False
 
-    def takes(self, subject: str) -> bool:
-        """Return whether recordings of ``subject`` are evaluated."""
-        return (self.only is None or subject in self.only) and subject not in self.without
+    def takes(self, recording: Recording) -> bool:
+        """Return whether ``recording`` is evaluated."""
+        return ((self.only is None or recording.subject in self.only)
+                and not (self.unseen and self.trained_on.has(recording)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recording: its entry for the report, its counts, and whether the model has seen it.
+
+    ``namesake_of`` are the sources in which somebody of the same name was trained on.
+    """
+
+    entry: dict
+    counts: Judged
+    seen: bool
+    namesake_of: tuple[str, ...]
 
 
 @dataclass
@@ -40,15 +56,19 @@ class Judge:
     panel: Panel
     choice: Choice
 
-    def __call__(self, path: Path) -> list[tuple[dict, Judged]] | str:
-        """Return (entry for the report, counts) of each, or what is wrong with the file."""
+    def __call__(self, path: Path) -> list[Row] | str:
+        """Return the row of each, or what is wrong with the file."""
         try:
             recordings = list(read_npz(path))
         except ValueError as error:
             return reason_of(path, error)
-        return [row for recording in recordings
-                if self.choice.takes(recording.subject) and self.panel.knows(recording)
-                for row in judge([recording], self.panel.load(recording))]
+        trained_on, rows = self.choice.trained_on, []
+        for recording in recordings:
+            if self.choice.takes(recording) and self.panel.knows(recording):
+                ((entry, counts),) = judge([recording], self.panel.load(recording))
+                rows.append(Row(entry, counts, trained_on.has(recording),
+                                trained_on.named(recording.subject)))
+        return rows
 
 
 def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int | None = None,
@@ -64,35 +84,51 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     ``skipped_files`` has the reasons of files ``not_of_kind`` and of ``damaged`` ones by path.
     Raise ValueError for data or a model that cannot be used.
     """
-    other, damaged = {}, {}
-    files = find_files(data, kind, other, damaged)
+    other, damaged, alone = {}, {}, Path(data).is_file()
+    files = find_files(data, kind, other, None if alone else damaged)
     model = candidate.describe()
     if model['kind'] != kind:
         raise ValueError(f'{candidate.model}: {model["name"]} is for {model["kind"]}, not {kind}')
-    trained_on = frozenset(model.pop('trained_on')) if folds is None else frozenset()
-    choice = Choice(only, trained_on if unseen else frozenset())
+    trained_on = model.pop('trained_on')
+    choice = Choice(only, trained_on if folds is None else TrainedOn(), unseen)
     started = time.monotonic()
-    judged = []
-    task = Judge(Panel(candidate, folds), choice)
-    for done, (path, rows) in enumerate(spread(files, task, processes), 1):
-        if isinstance(rows, str):
-            damaged[str(path)] = rows
-        else:
-            judged += [(str(path), i, *row) for i, row in enumerate(rows)]
-        progress(done, len(files), path.name)
-    if not judged:
+    rows = _judge_all(files, Judge(Panel(candidate, folds), choice), processes, progress, damaged)
+    if alone and damaged:
+        raise ValueError(f'{data}: {damaged[str(Path(data))]}')
+    if not rows:
         raise ValueError(f'{data}: no recording left to evaluate; asked for are '
                          + (', '.join(sorted(only)) if only else 'all')
                          + (' that the model was not trained on' if unseen else '')
                          + ''.join(f'; {path}: {reason}' for path, reason in damaged.items()))
-    judged.sort(key=lambda row: row[:2])  # processes finish in any order
-    result = summarise(kind, [row[2:] for row in judged])
-    seen = sum(entry['subject'] in trained_on for entry in result['recordings'])
     if folds is not None:
         model.update(file='', folds=sorted({path.name for path in folds.values()}))
-    return {**result, 'seen_in_training': seen, 'model': model, 'data': str(data),
+    return {**summarise(kind, [(row.entry, row.counts) for row in rows]),
+            'seen_in_training': sum(row.seen for row in rows), 'namesakes': _namesakes(rows),
+            'model': model, 'data': str(data),
             'skipped_files': {'not_of_kind': other, 'damaged': dict(sorted(damaged.items()))},
             'seconds': time.monotonic() - started}
+
+
+def _judge_all(files: list[Path], task: Judge, processes: int | None, progress: Progress,
+               damaged: dict[str, str]) -> list[Row]:
+    """Return the rows of all files in their order; what is wrong with some goes to ``damaged``."""
+    rows = {}
+    for done, (path, found) in enumerate(spread(files, task, processes), 1):
+        if isinstance(found, str):
+            damaged[str(path)] = found
+        else:
+            rows[path] = found
+        progress(done, len(files), path.name)
+    return [row for path in files for row in rows.get(path, ())]  # processes finish in any order
+
+
+def _namesakes(rows: list[Row]) -> dict[str, list[str]]:
+    """Return by source where others of a name were trained on that it has, too, but not seen."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row.namesake_of and not row.seen:
+            found.setdefault(row.entry['source'], set()).update(row.namesake_of)
+    return {source: sorted(others) for source, others in sorted(found.items())}
 
 
 def judge(recordings: Iterable[Recording], loaded: tuple) -> Iterator[tuple[dict, Judged]]:
@@ -135,8 +171,8 @@ def judge_imu(recording: Recording, found: Found) -> tuple[dict, FallCount]:
     alarms = found.times('fall').tolist()
     count = count_falls(recording.source, recording.duration_s,
                         recording.fall_time_s if recording.is_fall else None, alarms)
-    return {**_entry(recording, found), 'source': recording.source, 'code': recording.code,
-            'label': recording.label, 'is_fall': recording.is_fall,
+    return {**_entry(recording, found), 'code': recording.code, 'label': recording.label,
+            'is_fall': recording.is_fall,
             'fall_time_s': recording.fall_time_s, 'alarms_s': alarms, 'found': count.found,
             'false_alarms': count.false_alarms}, count
 
@@ -158,6 +194,6 @@ def judge_ecg(recording: Recording, found: Found) -> tuple[dict, Counter]:
 
 
 def _entry(recording: Recording, found: Found) -> dict:
-    return {'name': recording.name, 'subject': recording.subject,
+    return {'name': recording.name, 'subject': recording.subject, 'source': recording.source,
             'duration_s': recording.duration_s, 'transient_fraction': found.transient_fraction,
             'counts': dict(found.counts)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from taolora_ros.evaluation.detection import Candidate
 from taolora_ros.recordings import Recording
+from taolora_ros.trained_on import person
 
 FOLD_FILES = '*.fold*.safetensors'  # as ``taolora train --folds`` names them
 
@@ -38,18 +39,12 @@ class Panel:
 
     def knows(self, recording: Recording) -> bool:
         """Tell whether somebody can judge ``recording``."""
-        return self.folds is None or _person(recording) in self.folds
+        return self.folds is None or person(recording) in self.folds
 
     def _fold(self, recording: Recording) -> Path:
         if not self.knows(recording):
             raise ValueError(f'{recording.name}: no model of the folds has left it out')
-        return self.folds[_person(recording)]
-
-
-def _person(recording: Recording) -> str:
-    """Return whose signal it is: the noise stress test's '118e06' is record 118 with noise."""
-    name = recording.subject
-    return name.rpartition('e')[0] or name if recording.snr_db is not None else name
+        return self.folds[person(recording)]
 
 
 def find_folds(folder: str | Path, kind: str) -> dict[str, Path]:

@@ -98,6 +98,10 @@ def notes(result: dict) -> list[str]:
         lines.append(f'{result["seen_in_training"]} of {len(result["recordings"])} recordings are '
                      'of subjects or records that the model was trained on: these figures do not '
                      'show how it does on others (--unseen leaves them out)')
+    lines += [f'{source} has subjects or records of the same names as {", ".join(others)}, on '
+              'which the model was trained: they count as others; if they are the same, give the '
+              f'folder a name that has {" or ".join(others)} in it'
+              for source, others in result.get('namesakes', {}).items()]
     if result.get('flutter_left_out'):
         lines.append(f'{result["flutter_left_out"]} detections inside annotated ventricular '
                      'flutter are not scored (AAMI EC57)')

@@ -34,7 +34,8 @@ OURS = 'ours'
 class Part:
     """What one recording adds to the row ``name``; ``cpu_s`` and ``waits`` where measured.
 
-    Rows come in the order of ``place``.
+    Rows come in the order of ``place``. A detector that does not tell VEB from other beats
+    (``classifies``) has no figures of them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Part:
     cpu_s: float | None = None
     waits: tuple[float, ...] = ()
     place: float = 0.0
+    classifies: bool = True
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Study:
     def _takes(self, recording: Recording) -> bool:
         return (recording.annotated and not recording.paced
                 and (recording.snr_db is not None) == (self.name == 'noise')
-                and self.choice.takes(recording.subject) and self.panel.knows(recording))
+                and self.choice.takes(recording) and self.panel.knows(recording))
 
     def _cut(self, recording: Recording) -> Recording:
         return recording if self.minutes is None else excerpt(recording, 60 * self.minutes)
@@ -86,22 +88,23 @@ class Study:
             found = detect(recording, spec, engine, settings)
             return found.times('beat').tolist(), found.times('veb').tolist()
 
-        def part(name: str, find: Callable) -> Part:
+        def part(name: str, find: Callable, classifies: bool) -> Part:
             started = time.process_time()
             beats, veb = find(recording.values[:, recording.lead()], recording.rate)
             cpu_s = time.process_time() - started
             count, seconds = _count_beats(recording, beats, veb), recording.duration_s
             if snr_db is None:
-                return Part(name, count, seconds, cpu_s)
-            return Part(name + noise, count, seconds - recording.noise_start_s, place=-snr_db)
+                return Part(name, count, seconds, cpu_s, classifies=classifies)
+            return Part(name + noise, count, seconds - recording.noise_start_s, place=-snr_db,
+                        classifies=classifies)
 
-        yield part(OURS, ours)
+        yield part(OURS, ours, True)
         for peer in self.peers:
             if peer.name not in self._finders:
                 self._finders[peer.name] = peer.load()
             find = self._finders[peer.name]
             yield part(peer.name, lambda lead, rate: (
-                (np.asarray(find(lead, rate)) / rate).tolist(), []))
+                (np.asarray(find(lead, rate)) / rate).tolist(), []), False)
 
     def _signals(self, recording: Recording) -> Iterator[Part]:
         """Yield our events in one recording measured in several ways."""
@@ -179,6 +182,8 @@ def _row(name: str, parts: list[Part]) -> dict:
     row = {'name': name, 'recordings': len(parts), 'hours': hours,
            **({'fall': fall_figures(counts)} if isinstance(counts[0], FallCount)
               else beat_figures(counts))}
+    if not parts[0].classifies:
+        row['veb'] = {key: value if key == 'n' else None for key, value in row['veb'].items()}
     if parts[0].cpu_s is not None:
         row['cpu_s_per_hour'] = sum(part.cpu_s for part in parts) / hours
     waits = np.concatenate([part.waits for part in parts])

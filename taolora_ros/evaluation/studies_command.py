@@ -35,10 +35,9 @@ def study(args: argparse.Namespace, candidate: Candidate, console: Console) -> l
                          f'not {args.signal}')
     folds = find_folds(args.models, args.signal) if args.models else None
     only = frozenset(args.only.split(',')) if args.only else None
-    trained_on = frozenset(model['trained_on'])
     peers, faulty = beside(args.kind)
     task = Study(args.kind, Panel(candidate, folds),
-                 Choice(only, trained_on if args.unseen else frozenset()), args.minutes,
+                 Choice(only, model['trained_on'], args.unseen), args.minutes,
                  _delays(args.delays, args.signal), peers)
     files = find_files(args.data, args.signal)
     with progress('evaluating', 'files') as report:
@@ -88,9 +87,8 @@ def cells(row: dict) -> list[str]:
     else:
         shown = [str(row['beat']['n']), *(percent(row[key][part]) for key in ('beat', 'beat_50ms')
                                           for part in ('se', 'ppv'))]
-        veb, tells = row['veb'], row['veb']['tp'] + row['veb']['fp'] > 0
-        shown += [str(veb['n']), *(percent(veb[key]) if tells else '-'
-                                   for key in ('se', 'ppv', 'ppv_strict'))]
+        veb = row['veb']
+        shown += [str(veb['n']), *(percent(veb[key]) for key in ('se', 'ppv', 'ppv_strict'))]
     return shown + [f'{row[key]:.2f}' for key, _ in MEASURED if key in row]
 
 

@@ -31,7 +31,8 @@ class Corpus:
     classes (IGNORE for beats of no class), ``event_recording`` (E,) where they lie. ``group`` (R,)
     names what is sampled evenly (an activity, a record); ``weight`` (R,) is the share of a
     recording within its group. ``partner`` (R,) is how many rows away another lead of the same
-    instants lies (0 for none). ``masked`` (N,) bool marks what no loss counts.
+    instants lies (0 for none). ``masked`` (N,) bool marks what no loss counts. ``subject`` and
+    ``source`` (R,) say who it is.
     """
 
     features: np.ndarray
@@ -47,6 +48,7 @@ class Corpus:
     weight: np.ndarray
     partner: np.ndarray
     subject: np.ndarray
+    source: np.ndarray
 
 
 def build_corpus(spec: ModelSpec, recordings: Iterable[Recording]) -> Corpus:
@@ -84,7 +86,8 @@ def line_up(spec: ModelSpec, parts: list[dict]) -> Corpus:
         group=np.array([part['group'] for part in parts]),
         weight=np.array([part['weight'] for part in parts]),
         partner=np.array([part['partner'] * len(part['features']) for part in parts]),
-        subject=np.array([part['subject'] for part in parts]))
+        subject=np.array([part['subject'] for part in parts]),
+        source=np.array([part['source'] for part in parts]))
 
 
 def _features(spec: ModelSpec, recording: Recording, values: np.ndarray) -> np.ndarray:
@@ -105,7 +108,7 @@ def _imu_part(spec: ModelSpec, recording: Recording) -> dict:
             'gate': _sample_gate(spec, features), 'masked': np.zeros(len(features), bool),
             'event_at': np.array(falls, float), 'event_class': np.ones(len(falls), np.int64),
             'group': f'{recording.source}/{recording.code}', 'weight': 1.0, 'partner': 0,
-            'subject': recording.subject}
+            'subject': recording.subject, 'source': recording.source}
 
 
 def _ecg_part(spec: ModelSpec, recording: Recording, lead: int, weight: float) -> dict:
@@ -120,7 +123,8 @@ def _ecg_part(spec: ModelSpec, recording: Recording, lead: int, weight: float) -
     return {'features': features, 'scale': running_scale(spec, features[:, 0]),
             'gate': _sample_gate(spec, features), 'masked': masked, 'event_at': at[inside],
             'event_class': labels[inside], 'group': recording.subject, 'weight': weight,
-            'partner': _next_lead(recording, lead), 'subject': recording.subject}
+            'partner': _next_lead(recording, lead), 'subject': recording.subject,
+            'source': recording.source}
 
 
 def _next_lead(recording: Recording, lead: int) -> int:

@@ -17,6 +17,7 @@ from taolora_ros.network import TaoNetwork
 from taolora_ros.origin import commit
 from taolora_ros.recordings import Recording, load_recordings
 from taolora_ros.spec import SPECS, ModelSpec
+from taolora_ros.trained_on import TrainedOn
 from taolora_ros.training.calibration import QuantizeOptions, quantize_network
 from taolora_ros.training.corpus import Corpus, build_corpus
 from taolora_ros.training.ranks import Ranks
@@ -184,10 +185,11 @@ def load_teacher(path: Path, model: Model) -> Model:
     if teacher.spec != model.spec:
         raise ValueError(f'{path}: {teacher.spec.name} {teacher.spec.version} cannot teach '
                          f'{model.spec.name} {model.spec.version}, specifications differ')
-    seen, known = (set(one.metadata['provenance'].get('subjects', ()))
-                   for one in (teacher, model))
-    if seen - known:
-        raise ValueError(f'{path}: was trained on {", ".join(sorted(seen - known))}, which the '
+    seen, known = (TrainedOn.of(one.metadata['provenance']) for one in (teacher, model))
+    more = {name for source, names in seen.sources.items() for name in names
+            if not known.includes(name, source)}
+    if more:
+        raise ValueError(f'{path}: was trained on {", ".join(sorted(more))}, which the '
                          'model to be quantized was not')
     return teacher
 
@@ -237,5 +239,7 @@ def _provenance(job: Job, corpus: Corpus, device: torch.device) -> dict:
     name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor()
     return {'taolora_ros': taolora_ros.__version__, 'code': commit(), 'torch': torch.__version__,
             'device': name or device.type, 'training': asdict(job.training),
-            'subjects': sorted(set(np.unique(corpus.subject).tolist())),
+            'subjects': np.unique(corpus.subject).tolist(),
+            'sources': {source: np.unique(corpus.subject[corpus.source == source]).tolist()
+                        for source in np.unique(corpus.source).tolist()},
             'left_out': sorted(job.left_out)}
