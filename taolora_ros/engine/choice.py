@@ -26,9 +26,9 @@ def make_engine(model: Model, engine: str = 'auto', device: str = 'auto', togeth
     """Return an engine for ``model``; its precision is that of the model's file.
 
     ``engine`` is one of ENGINES, ``device`` 'auto', 'cpu' or 'cuda'. Its ``why`` says in words how
-    it was picked. With both 'auto', `native` on the CPU is tried beside the engines of a GPU. 'auto'
-    takes what is fastest with as many windows in a call as will come ``together``, at most. Those
-    that it cannot use are named in one warning. Raise ValueError for other names, for a device
+    it was picked. With both 'auto', `native` on the CPU is tried beside the engines of a GPU.
+    'auto' takes what is fastest with as many windows in a call as may come ``together``. Those that
+    it cannot use are named in one warning. Raise ValueError for other names, for a device
     that is not there, and for an engine asked for that cannot be used.
     """
     if engine not in ENGINES:
@@ -85,9 +85,9 @@ def _reason(seconds: dict[str, float], alone: dict[str, float], together: int) -
     ranked = sorted(seconds, key=seconds.get)
     if together == 1:
         return ', '.join(f'{name} {seconds[name] * 1e3:.2f} ms a window' for name in ranked)
-    return (', '.join(f'{name} {seconds[name] * 1e3:.2f} ms a window ({alone[name] * 1e3:.2f} alone)'
-                      for name in ranked)
-            + f', with {together} in a call, as many as streams may bring')
+    told = [f'{name} {seconds[name] * 1e3:.2f} ms a window ({alone[name] * 1e3:.2f} alone)'
+            for name in ranked]
+    return f'{", ".join(told)}, with {together} in a call, as many as streams may bring'
 
 
 def _time(engine: Engine, model: Model, together: int) -> float:
