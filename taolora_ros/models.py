@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 from taolora_ros.features import feature_names
 from taolora_ros.shipped import find_model
 from taolora_ros.threads import use_one_thread
+from taolora_ros.worker import TOGETHER
 
 if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
@@ -18,11 +20,15 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
 
 
 class Models:
-    """Loads models to run by ``engine`` on ``device``, as ``taolora_ros.engine`` names them."""
+    """Loads models to run by ``engine`` on ``device``, as ``taolora_ros.engine`` names them.
 
-    def __init__(self, engine: str, device: str):
+    ``names`` are those of all streams' models: windows of the same model come together.
+    """
+
+    def __init__(self, engine: str, device: str, names: Sequence[str] = ()):
         self._engine = engine
         self._device = device
+        self._names = list(names)
         self._loaded: dict[Path, tuple[Model, Engine]] = {}
 
     def load(self, parameter: str, name: str) -> tuple[Model, Engine]:
@@ -38,7 +44,8 @@ class Models:
             model = self._loaded[path][0] if path in self._loaded else load_model(path)
         if path not in self._loaded:
             with said_of(f'{parameter}: '):
-                engine = make_engine(model, self._engine, self._device)
+                together = min(max(self._names.count(name), 1), TOGETHER)
+                engine = make_engine(model, self._engine, self._device, together)
             rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
             # Once now: the first run is slow, and a device that fails should fail the start.
             engine.run(rest, np.zeros((1, model.spec.tokens), bool))

@@ -96,7 +96,8 @@ class TaoloraNode(ManagedNode):
 
     def _configure(self) -> None:
         """Load the models and announce them."""
-        models = Models(self._values['engine'], self._values['device'])
+        models = Models(self._values['engine'], self._values['device'],
+                        [given['model'] for given in self._given.values()])
         self._adapting = self._nothing_learns()
         self._model_info = self.create_publisher(msg.ModelInfo, '~/model_info', QoSProfile(
             depth=len(self._given), durability=DurabilityPolicy.TRANSIENT_LOCAL))

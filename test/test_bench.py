@@ -18,6 +18,8 @@ from taolora_ros.cli import main
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
 
+ORIGIN = {'commit', 'date', 'machine', 'system', 'python', 'numpy', 'torch', 'rclpy'}
+
 
 def heard(lost=0, missing=()):
     """Return what a node says that takes 100 messages and 20 ms of CPU a second."""
@@ -144,6 +146,7 @@ def test_soak_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
     assert result['decisions'][-1] == result['windows_decided'] > 0
     assert 0 < result['delivered'][-1] <= result['samples_sent'] <= 2 * 900
     assert {'growth_mb', 'samples_lost', 'windows_skipped', 'machine', 'load'} <= set(result)
+    assert ORIGIN <= set(result['provenance'])
     assert 'RSS, MB' in capsys.readouterr().out
 
 
@@ -153,6 +156,7 @@ def test_ingest_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
     result = json.loads(file.read_text())
     assert set(result['us_per_message']) == {'plain', 'ours'}
     assert all(us > 0 for us in result['us_per_message'].values())
+    assert ORIGIN <= set(result['provenance'])
     assert result['node_us_per_message'] > 0 and set(result['ratio']) == {'ours', 'node'}
     assert 'plain rclpy subscriber' in capsys.readouterr().out
 
@@ -161,7 +165,9 @@ def test_node_prints_a_table_and_writes_the_figures(ros, tmp_path, capsys):
     file = tmp_path / 'node.json'
     assert main(['bench', 'node', '--seconds', '4', '--case', '2x100', '--device', 'cpu',
                  '--engine', 'reference', '--json', str(file)]) == 0
-    case, = json.loads(file.read_text())['cases']
+    told = json.loads(file.read_text())
+    assert ORIGIN <= set(told['provenance'])
+    case, = told['cases']
     assert (case['streams'], case['rate_hz']) == (2, 100.0)
     assert (case['engine'], case['engine_reason']) == ('reference on cpu', 'asked for')
     assert set(case['latency_ms']) == {'p50', 'p99', 'max'}

@@ -33,6 +33,7 @@ def test_only_benches_of_the_node_need_ros(no_ros, tmp_path, capsys):
     assert (result['width'], result['rank'], result['batch'], result['threads']) == (768, 2, 1, 1)
     assert result['budget_us']['total'] == 100.0 and result['amortised_us']['budget'] == 30.0
     assert result['saving']['windows'] == 10
+    assert {'commit', 'date', 'machine', 'system', 'numpy', 'torch'} <= set(result['provenance'])
     assert min(result['node']['waiting_us']) > 0.0
     for figure in ('feedback_us', 'settle_ms'):
         assert 0.0 < result['node'][figure][0] <= result['node'][figure][1]

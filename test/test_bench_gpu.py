@@ -69,6 +69,7 @@ def test_figures_say_what_made_them(monkeypatch):
     origin = told['provenance']
     assert origin['arguments'] == {'seconds': 7.0, 'part': ('networks',), 'size': (128,),
                                    'rows': (1,), 'rank': (8,), 'batch': (1, 2), 'way': ('mega',)}
+    assert {'commit', 'date', 'system', 'python', 'torch', 'triton', 'gemlite'} <= set(origin)
     assert origin['driver'] and 'cores' in origin['machine'] and origin['gpu'] == 'Some GPU'
 
 

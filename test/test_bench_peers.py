@@ -135,7 +135,8 @@ def test_torchaos_network_is_one_of_bfloat16(monkeypatch):
 def test_a_library_that_is_missing_is_told(monkeypatch, name):
     package = {'bits': 'bitsandbytes', 'torc': 'torchao', 'geml': 'gemlite'}[name[:4]]
     monkeypatch.setitem(sys.modules, package, None)
-    for made in (lambda: gpu_networks.peer_network(load_model(find_model('imu_falls')), name, 'cpu'),
+    model = load_model(find_model('imu_falls'))
+    for made in (lambda: gpu_networks.peer_network(model, name, 'cpu'),
                  lambda: LAYER_PEERS[name](*[torch.zeros(4, 4)] * 4)):
         with pytest.raises(ImportError) as told:
             made()

@@ -34,6 +34,7 @@ def no_gpu_engines(monkeypatch):
         raise RuntimeError('ptxas gave up' if name == 'mega' else 'no C compiler')
 
     monkeypatch.setattr(choice, 'ROUNDS', 1)
+    monkeypatch.setattr(choice, 'LEAST_ROUNDS', 1)
     monkeypatch.setattr(choice, 'ReferenceEngine', slow)
     return fail
 
@@ -54,3 +55,65 @@ def test_gpu_engines_that_fail_are_one_warning_and_the_next_engine(no_gpu_engine
     assert len(caplog.records) == 1
     for text in (*said, f'imu_falls runs by {taken}'):
         assert text in caplog.text
+
+
+class Paced:
+    """An engine that takes ``each`` seconds for a window and ``call`` for a call of any."""
+
+    device, why, keeps_embedding = 'cpu', '', False
+
+    def __init__(self, name, call, each, clock):
+        self.name, self._call, self._each, self._clock = name, call, each, clock
+        self.counts = []
+
+    def run(self, windows, gates):
+        assert len(windows) == len(gates)
+        self.counts.append(len(windows))
+        self._clock[0] += self._call + self._each * len(windows)
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """Let `native` be fast with one window and `reference` with many."""
+    clock = [0.0]
+    engines = {'native': Paced('native', 0.0, 2e-3, clock),
+               'reference': Paced('reference', 4e-3, 1e-3, clock)}
+    monkeypatch.setattr(choice, '_make', lambda name, model, device: engines[name])
+    monkeypatch.setattr(choice.time, 'perf_counter', lambda: clock[0])
+    return engines, clock
+
+
+def test_the_fastest_with_as_many_windows_as_come_together_is_taken(paced):
+    engines, _ = paced
+    model = load_model(find_model('imu_falls'))
+    one = choice.make_engine(model, device='cpu')
+    assert (one.name, one.why) == ('native', 'native 2.00 ms a window, reference 5.00 ms a window')
+    assert set(engines['native'].counts) == {1}
+    many = choice.make_engine(model, device='cpu', together=8)
+    assert many.name == 'reference' and set(engines['native'].counts) == {1, 8}
+    assert many.why == ('reference 1.50 ms a window (5.00 alone), native 2.00 ms a window (2.00 '
+                        'alone), with 8 in a call, as many as streams may bring')
+
+
+def test_slow_engines_are_timed_by_fewer_calls(paced):
+    engines, clock = paced
+    engines['native']._each = 1.0
+    choice.make_engine(load_model(find_model('imu_falls')), device='cpu', together=8)
+    assert len(engines['native'].counts) == 2 * (1 + choice.LEAST_ROUNDS)
+
+
+def test_streams_of_a_model_are_what_comes_together(monkeypatch):
+    from taolora_ros import engine, models
+    asked = []
+
+    def make(model, name, device, together):
+        asked.append((model.spec.name, together))
+        return Paced(name, 0.0, 0.0, [0.0])
+
+    monkeypatch.setattr(engine, 'make_engine', make)
+    names = ['imu_falls'] * 11 + ['ecg_beats'] * 3
+    loaded = models.Models('auto', 'cpu', names)
+    for name in names:
+        loaded.load('s.model', name)
+    models.Models('auto', 'cpu').load('s.model', 'ecg_beats')
+    assert asked == [('imu_falls', 8), ('ecg_beats', 3), ('ecg_beats', 1)]

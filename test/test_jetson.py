@@ -4,23 +4,14 @@ import os
 
 import pytest
 
+from jetson_board import write_board
 from taolora_ros import jetson
 
 
 @pytest.fixture
 def board(tmp_path):
     """Give the files of an Orin Nano whose clocks rest."""
-    def write(path, text):
-        file = tmp_path / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    write(jetson.MODEL, 'NVIDIA Jetson Orin Nano Developer Kit\0')
-    write('sys/class/devfreq/15340000.vic/cur_freq', '1\n')
-    write('sys/class/devfreq/17000000.gpu/cur_freq', '306000000\n')
-    write('sys/class/devfreq/17000000.gpu/max_freq', '624750000\n')
-    write(f'{jetson.CPU_CLOCK}/scaling_cur_freq', '1510400\n')
-    write(f'{jetson.CPU_CLOCK}/cpuinfo_max_freq', '1510400\n')
-    return tmp_path
+    return write_board(tmp_path)
 
 
 def program(folder, monkeypatch, text):

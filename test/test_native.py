@@ -226,6 +226,13 @@ def test_jetson_s_processor_multiplies_to_the_same_integers(tmp_path):
     assert said[0][1:] == ['plain C', ''] and said[1][1:] == ['NEON dot product', '']
 
 
+def test_what_is_compiled_anew_when_it_changes_is_all_there_is():
+    folder = Path(library.__file__).parent
+    assert set(library.SOURCES) == {path.name for path in folder.iterdir()
+                                    if path.suffix in ('.c', '.h')}
+    assert library.SOURCES[0] == 'network.c'  # the others are included
+
+
 def test_structures_are_as_large_as_the_compiler_has_them(tmp_path):
     source = tmp_path / 'sizes.c'
     source.write_text('#include "network.c"\nint sizes[] = {sizeof(Linear), sizeof(Dense), '

@@ -33,9 +33,12 @@ def one_core() -> str:
     """Return what `taolora bench cpu` measured."""
     told = json.loads((RESULTS / 'bench_cpu.json').read_text())
     ours = next(way['us'] for way in told['ways'] if way['name'] == OURS)
-    rows = [['one window', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'start, s']]
+    moved = all('bytes' in way for way in told['ways'])  # not in older files
+    rows = [['one window', 'µs', 'p99, µs', 'times ours', 'weights, kB',
+             *['moved, kB'] * moved, 'start, s']]
     rows += [[way['name'], f'{way["us"]:.0f}', f'{way["p99_us"]:.0f}', f'{way["us"] / ours:.2f}',
-              f'{way["weight_bytes"] / 1e3:.0f}', f'{way["start_s"]:.2f}'] for way in told['ways']]
+              f'{way["weight_bytes"] / 1e3:.0f}', *([f'{way["bytes"] / 1e3:.0f}'] if moved else []),
+              f'{way["start_s"]:.2f}'] for way in told['ways']]
     return as_markdown(rows)
 
 

@@ -38,6 +38,7 @@ from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.kernels import tile, window
 from taolora_ros.kernels.launch import can_overlap, interpreted
 from taolora_ros.model_file import Model, load_model
+from taolora_ros.origin import commit
 from taolora_ros.shipped import find_model
 
 MODULES = (tile, window)  # whose functions a variant replaces
@@ -175,8 +176,8 @@ def rows(cases: list[dict], processes: int) -> Iterator[dict]:
 
 def report(cases: list[dict], target: str | None, file: str | None) -> bool:
     """Compile for ``target``, or compile and measure; return whether all of it could be done."""
-    origin = gpu.provenance() if target is None else {
-        'target': target, 'triton': triton.__version__, 'commit': gpu.commit()}
+    origin = gpu.gpu_provenance() if target is None else {
+        'target': target, 'triton': triton.__version__, 'commit': commit()}
     result = {'what': 'tools/window_parts.py', 'provenance': origin, 'rows': []}
     print(', '.join(f'{name} {value}' for name, value in origin.items()), flush=True)
     compiled = rows([{**case, 'compile': target or 'here'} for case in cases], os.cpu_count())

@@ -19,7 +19,7 @@ Floats, Bytes = POINTER(c_float), POINTER(c_uint8)
 
 
 class Linear(ctypes.Structure):
-    """`Linear` of network.c."""
+    """`Linear` of structures.h."""
 
     _fields_ = [(name, c_int32) for name in
                 ('k', 'n', 'groups', 'steps', 'low', 'high', 'rank', 'residual')] + [
@@ -28,13 +28,13 @@ class Linear(ctypes.Structure):
 
 
 class Dense(ctypes.Structure):
-    """`Dense` of network.c."""
+    """`Dense` of structures.h."""
 
     _fields_ = [('k', c_int32), ('n', c_int32), ('weight', Floats), ('bias', Floats)]
 
 
 class Block(ctypes.Structure):
-    """`Block` of network.c."""
+    """`Block` of structures.h."""
 
     _fields_ = [('attention', c_int32)] + [
         (name, Floats) for name in ('norm1', 'norm2', 'kernel')] + [
@@ -42,7 +42,7 @@ class Block(ctypes.Structure):
 
 
 class Network(ctypes.Structure):
-    """`Network` of network.c."""
+    """`Network` of structures.h."""
 
     _fields_ = [(name, c_int32) for name in
                 ('tokens', 'width', 'heads', 'taps', 'mlp', 'classes', 'patch', 'features',

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from taolora_ros.kernels.cpu import layout
 
-SOURCES = ('network.c', 'int4.h', 'maths.h')
+SOURCES = ('network.c', 'linear.h', 'mixers.h', 'structures.h', 'int4.h', 'maths.h')
 FLAGS = ('-O3', '-std=gnu11', '-fPIC', '-shared', '-fno-math-errno', '-fno-trapping-math',
          '-fassociative-math', '-fno-signed-zeros', '-ffp-contract=fast', '-Wno-psabi')
 NATIVE = {'x86_64': '-march=native', 'aarch64': '-mcpu=native'}

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taolora_ros.bench.processes import PATIENCE, Process, load, machine
+from taolora_ros.bench.provenance import provenance
 
 PARTS = ('signal', 'update', 'forward', 'total')
 BUDGET = {'signal': 10.0, 'update': 50.0, 'forward': 30.0, 'total': 100.0}  # µs, reference text
@@ -26,7 +27,7 @@ ROWS = {'signal': 'signal: feedback to gradient', 'forward': 'forward: both tier
 
 def measure(calls: int, updates: int, windows: int) -> dict:
     """Return µs of each part, PyTorch's beside, growth of memory, and inference while saving."""
-    before, limit = load(), 20 * PATIENCE
+    before, limit, origin = load(), 20 * PATIENCE, provenance()
     with Process('taolora_ros.bench.adaptation_process', str(calls), str(updates), str(windows),
                  **ONE_THREAD) as process:
         found = json.loads(process.result(limit))
@@ -42,7 +43,7 @@ def measure(calls: int, updates: int, windows: int) -> dict:
             'growth_bytes': found['growth_bytes'], 'updates': updates, 'saving': found['saving'],
             'storage': found['storage'], 'node': found['node'],
             'width': 768, 'rank': 2, 'batch': 1, 'threads': 1, 'calls': calls,
-            'machine': machine(), 'load': [before, load()]}
+            'provenance': origin, 'machine': machine(), 'load': [before, load()]}
 
 
 def table(result: dict) -> Group:

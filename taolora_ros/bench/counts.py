@@ -37,10 +37,9 @@ def count_window(model: Model, engine: str) -> Counts:
     """
     spec, network = model.spec, model.network
     tokens, width = spec.tokens, spec.network.width
-    linears = [(m.in_features, m.out_features, m.lora_b.shape[0],
-                2 if m.buffer == 'residual' else 1) for m in network.linears().values()]
+    linears = _linears(model)
     attentions = sum(kind == 'attention' for kind in spec.network.blocks)
-    blocks, features = len(network.blocks), network.features
+    blocks = len(network.blocks)
     matrix = sum(k * n for k, n, _, _ in linears)
     lora = sum(parts * k * r + r * n for k, n, r, parts in linears)
     small = sum(p.numel() for name, p in network.named_parameters()
@@ -55,7 +54,7 @@ def count_window(model: Model, engine: str) -> Counts:
     launches = _launches(spec.network.blocks, len(linears))[engine]
     tiles = -(-tokens // TILE)
     programs = {'mega': tiles * TEAM, 'stages': tiles}.get(engine, tiles * 3 * width // 32)
-    in_and_out = 4 * tokens * (spec.patch * features + len(spec.classes) + 1) + tokens
+    in_and_out = _in_and_out(model)
     if engine == 'fp16':
         return Counts(2 * (matrix + lora + small), in_and_out, between[engine], 0,
                       2 * tokens * (matrix + lora) + halves + full, launches, programs)
@@ -65,10 +64,43 @@ def count_window(model: Model, engine: str) -> Counts:
                   2 * tokens * lora + THREE * halves + 2 * THREE * full, launches, programs)
 
 
+def count_on_core(model: Model, native: bool) -> int:
+    """Count the bytes of a window's activations on a CPU: in and out, written and read between.
+
+    `native` reads X for its norm, writes and reads what a mixer takes and what it gives, and takes
+    X through the rest of a block in the first cache, a tile at a time. Other ways are counted
+    between linear layers alone, in float32: theirs is the least it can be.
+    """
+    spec, linears = model.spec, _linears(model)
+    if not native:
+        return _in_and_out(model) + _layers(spec.tokens, linears)
+    taken = sum(3 if kind == 'attention' else 2 for kind in spec.network.blocks)
+    rows = 2 + 5 * len(spec.network.blocks) + 2 * taken  # the first and last X
+    return _in_and_out(model) + 4 * spec.tokens * spec.network.width * rows
+
+
+def _linears(model: Model) -> list[tuple[int, int, int, int]]:
+    """Return K, N, rank and parts of what the LoRA reads of each quantized layer."""
+    return [(m.in_features, m.out_features, m.lora_b.shape[0], 2 if m.buffer == 'residual' else 1)
+            for m in model.network.linears().values()]
+
+
+def _in_and_out(model: Model) -> int:
+    """Return the bytes of a window and its gates, and of its scores."""
+    spec = model.spec
+    return 4 * spec.tokens * (spec.patch * model.network.features + len(spec.classes) + 1
+                              ) + spec.tokens
+
+
+def _layers(tokens: int, linears: list[tuple[int, ...]]) -> int:
+    """Return the bytes between linear layers in float32: written, read by the next."""
+    return 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)
+
+
 def _between(tokens: int, width: int, blocks: int, linears: list[tuple[int, ...]]
              ) -> dict[str, int]:
     """Return the bytes that go from kernel to kernel, of each way; ``linears`` are (K, N, r, _)."""
-    layers = 4 * tokens * sum(2 * (k + n) for k, n, _, _ in linears)  # written, read by the next
+    layers = _layers(tokens, linears)
     rank = max(r for _, _, r, _ in linears)
     return {  # fused: and the shares of the MLP's second layer
         'fused': layers + 4 * tokens * 2 * SHARES * (width + rank) * blocks,

@@ -1,8 +1,9 @@
 """One window on one core: our engines beside the same network elsewhere (``taolora bench cpu``).
 
 Peers run the network in full precision and without a LoRA, or as onnxruntime quantizes it (dynamic
-int8): less exact, and with nothing gated. Ways take turns, so that what else the machine does
-falls on all of them alike.
+int8): less exact, and with nothing gated. Bytes moved are counted: all weights once, and what
+counts.py says of activations. Ways take turns, so that what else the machine does falls on all of
+them alike.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from taolora_ros.bench.counts import count_on_core
 from taolora_ros.bench.processes import load, machine
+from taolora_ros.bench.provenance import provenance
 
 OPEN = {'closed': 0.0, 'a quarter open': 0.25, 'open': 1.0}  # gate: share of open tokens
 OURS = 'native, gate a quarter open'
@@ -46,7 +49,7 @@ def measure(model: str, windows: int, rounds: int, peers: bool = True,
     from taolora_ros.model_file import load_model
     from taolora_ros.shipped import find_model
     torch.set_num_threads(1)
-    path, before = find_model(model), load()
+    path, before, origin = find_model(model), load(), provenance('onnxruntime')
     four, full = load_model(path, 'int4'), load_model(path, 'fp32')
     x = np.random.default_rng(0).standard_normal(
         (1, four.spec.window, four.network.features), np.float32)
@@ -58,9 +61,11 @@ def measure(model: str, windows: int, rounds: int, peers: bool = True,
         ways, missing = _start([*_ours(four, x), *others], report)
         times = _time(ways, windows, rounds, report)
     return {'model': four.spec.name, 'windows': windows, 'rounds': rounds,
-            'torch': torch.__version__, 'compile_s': round(compiled, 2), 'machine': machine(),
+            'provenance': origin, 'torch': torch.__version__, 'compile_s': round(compiled, 2),
+            'machine': machine(),
             'load': [before, load()], 'missing': missing,
-            'ways': [_figures(way, times[way.name]) for way in ways]}
+            'ways': [{**_figures(way, times[way.name]), 'bytes': way.weights + count_on_core(
+                four, way.name.startswith('native'))} for way in ways]}
 
 
 def _start(makers: list, report) -> tuple[list[Way], dict[str, str]]:
@@ -185,13 +190,13 @@ def table(result: dict) -> Table:
                           f'before, {result["load"][1]} after; medians of {result["rounds"]} '
                           f'rounds of {result["windows"]} windows; native: compiled '
                           f'in {result["compile_s"]:.1f} s, once')
-    for name in ('', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'start, s'):
+    for name in ('', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'moved, kB', 'start, s'):
         shown.add_column(name, justify='right' if name else 'left')
     ours = next(way['us'] for way in result['ways'] if way['name'] == OURS)
     for way in result['ways']:
         shown.add_row(way['name'], f'{way["us"]:.0f}', f'{way["p99_us"]:.0f}',
                       f'{way["us"] / ours:.2f}', f'{way["weight_bytes"] / 1e3:.0f}',
-                      f'{way["start_s"]:.2f}')
+                      f'{way["bytes"] / 1e3:.0f}', f'{way["start_s"]:.2f}')
     for name, why in result['missing'].items():
         shown.add_row(name, why)
     return shown

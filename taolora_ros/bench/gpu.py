@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from rich.console import Group
@@ -21,14 +19,13 @@ from rich.text import Text
 from taolora_ros.bench import turns
 from taolora_ros.bench.gpu_cases import CASE_SECONDS, SKIPPED, run_all, run_case, said
 from taolora_ros.bench.isolated import Isolated
-from taolora_ros.bench.processes import machine
-from taolora_ros.origin import commit
+from taolora_ros.bench.provenance import provenance
 
 PARTS = ('networks', 'layers')
 NETWORK_SHARE = 0.5   # of the time, for networks; layers get what is left
 COMPILE_SHARE = 0.3   # of the time at most, before anything is measured
 WORKER = 'taolora_ros.bench.gpu_worker'
-PACKAGES = ('torch', 'triton', 'bitsandbytes', 'torchao', 'gemlite')
+PACKAGES = ('triton', 'bitsandbytes', 'torchao', 'gemlite')  # beside those of all benches
 
 
 def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
@@ -49,7 +46,7 @@ def measure(seconds: float, parts, sizes, rows, ranks, batches, ways, report,
                    'layers': gpu_layers.to_compile(sizes, rows)}, parts, ways)
     result = {'what': 'one run of taolora bench gpu; medians, microseconds; networks by turns, '
                       'of rounds',
-              'provenance': {**provenance(), 'arguments': {
+              'provenance': {**gpu_provenance(), 'arguments': {
                   'seconds': seconds, 'part': parts, 'size': sizes, 'rows': rows, 'rank': ranks,
                   'batch': batches, 'way': ways or 'all'}}, **{part: [] for part in parts}}
     result['compiling'] = compile_all([case for part in parts for case in todo[part]],
@@ -123,20 +120,13 @@ def write(path: str | None, result: dict) -> None:
     part.replace(path)
 
 
-def provenance() -> dict:
-    """Return what made the figures: GPU, driver, CPU, versions, commit."""
+def gpu_provenance() -> dict:
+    """Return what made the figures: GPU and driver beside what all benches tell."""
     import torch
     device = torch.cuda.get_device_properties(0)
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = 'not installed'
     return {'gpu': device.name, 'capability': f'{device.major}.{device.minor}',
             'multiprocessors': device.multi_processor_count, 'cuda': torch.version.cuda,
-            'driver': driver(), 'machine': machine(), 'python': platform.python_version(),
-            'commit': commit(), **versions}
+            'driver': driver(), **provenance(*PACKAGES)}
 
 
 def driver() -> str:

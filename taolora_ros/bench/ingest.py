@@ -9,6 +9,7 @@ from statistics import median
 from rich.table import Table
 
 from taolora_ros.bench.processes import PATIENCE, Process, load, machine
+from taolora_ros.bench.provenance import provenance
 from taolora_ros.bench.subscriber import WARM_UP
 from taolora_ros.bench.whole_node import cost, run_node
 
@@ -20,7 +21,7 @@ WAYS = {'plain': 'plain rclpy subscriber', 'ours': 'our intake alone',
 def measure(rate: float, seconds: float, runs: int,
             report: Callable[[int, int, str], None] = lambda *_: None) -> dict:
     """Return µs of CPU per message, the median of ``runs`` that take turns."""
-    found, before = {way: [] for way in WAYS}, load()
+    found, before, origin = {way: [] for way in WAYS}, load(), provenance('rclpy')
     for run in range(runs):
         for i, way in enumerate(WAYS):
             report(run * len(WAYS) + i, runs * len(WAYS), WAYS[way])
@@ -32,7 +33,8 @@ def measure(rate: float, seconds: float, runs: int,
             'ratio': {way: round(us[way] / us['plain'], 3) for way in ('ours', 'node')},
             'runs_us': {way: [round(value, 1) for value in values]
                         for way, values in found.items()},
-            'rate_hz': rate, 'seconds': seconds, 'machine': machine(), 'load': [before, load()]}
+            'rate_hz': rate, 'seconds': seconds, 'provenance': origin, 'machine': machine(),
+            'load': [before, load()]}
 
 
 def table(result: dict) -> Table:

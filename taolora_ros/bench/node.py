@@ -8,8 +8,8 @@ import numpy as np
 from rich.table import Table
 
 from taolora_ros.bench.processes import load, machine
+from taolora_ros.bench.provenance import provenance
 from taolora_ros.bench.whole_node import DROPS, Heard, cost, run_node
-from taolora_ros.origin import commit
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import IMU_FALLS
 
@@ -23,13 +23,13 @@ def measure(seconds: float, hop: float | None = None, cases: Sequence[tuple[int,
 
     ``parameters`` of the node, such as device and engine.
     """
-    found, before = [], load()
+    found, before, origin = [], load(), provenance('rclpy')
     for i, (streams, rate) in enumerate(cases):
         report(i, len(cases), f'{streams} x {rate:g} Hz')
         heard = run_node(streams, rate, seconds, hop, call=True, parameters=parameters)
         found.append({'streams': streams, 'rate_hz': rate, **_judged(heard, streams, hop)})
     return {'cases': found, 'seconds': seconds, 'machine': machine(), 'load': [before, load()],
-            'commit': commit(), 'gpu': _gpu(found)}
+            'provenance': origin, 'gpu': _gpu(found)}
 
 
 def _gpu(cases: list[dict]) -> str | None:

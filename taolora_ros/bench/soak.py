@@ -12,6 +12,7 @@ from statistics import median
 from rich.table import Table
 
 from taolora_ros.bench.processes import PATIENCE, Process, load, machine
+from taolora_ros.bench.provenance import provenance
 from taolora_ros.bench.whole_node import SETTLE, State, check_runs, publisher, read_states
 from taolora_ros.bench.whole_node import running_node, stream_names
 
@@ -44,11 +45,11 @@ def measure(minutes: float, streams: int, rate: float,
             report: Callable[[int, int, str], None] = lambda *_: None) -> dict:
     """Return figures of the node fed by ``streams`` IMUs at ``rate`` Hz, with trouble now and then.
     """
-    before, names = load(), stream_names(streams)
+    before, names, origin = load(), stream_names(streams), provenance('rclpy')
     with running_node(names) as (node, process):
         soak = _watch(node, process, names, rate, 60.0 * minutes, report)
     return {'minutes': minutes, 'streams': streams, 'rate': rate, **judged(soak),
-            'machine': machine(), 'load': [before, load()]}
+            'provenance': origin, 'machine': machine(), 'load': [before, load()]}
 
 
 def _watch(node, process: Process, names: list[str], rate: float, seconds: float,
