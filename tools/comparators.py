@@ -42,10 +42,10 @@ NAMED = {  # rows that the picture names: what to call them, and where (points f
     'RTN W4A8': ('RTN W4A8', (-48, -3)), 'R-Sparse (A16)': ('R-Sparse', (-48, -3)),
     'LoftQ (NF4, A16)': ('LoftQ', (7, -3)), 'EoRA W4A16': ('EoRA W4A16', (7, -6)),
     'EoRA W4A4': ('EoRA, L2QER W4A4', (7, -3)),
-    'TAO-LoRA W4A4, no LoRA': ('no LoRA', (-36, -9)),
+    'TAO-LoRA W4A4, no LoRA': ('no LoRA', (-38, 2)),
     'TAO-LoRA W4A4, gate closed': ('gate closed', (7, 1)),
     'TAO-LoRA W4A4': ('gated', (7, -7)),
-    'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-70, 7)),
+    'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-74, -10)),
     'TAO-LoRA W4A4, 4-bit LoRA, always on': ('always on', (-44, -11))}
 DRAWN = 2e-3  # least error that is drawn: 16 bits have a tenth of it
 
