@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taolora_ros.adaptation.checkpoint import NewerVersionError, load_checkpoint
+from taolora_ros.adaptation.checkpoint import Loaded, NewerVersionError, load_checkpoint
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.reports import Outcome
 from taolora_ros.adaptation.saver import Saver
@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.engine import Engine
     from taolora_ros.feed import Feed
 
-PATIENCE = 5.0  # s that somebody who asks for a save waits for the disk
+PATIENCE = 5.0  # s to wait in the end for what is being learnt, and for the disk
+ASKED = 1.0     # s that somebody who asks for a save waits for the disk, and all else of the node
 SETTLE = 5.0    # s from the first feedback that is not saved yet to its save
 
 
@@ -49,7 +50,8 @@ class AdaptedModel:
         self._consolidated: float | None = None  # time of the last consolidation that is in it
         digest = head_digest(engine.read_weights('head.weight')['head.weight'])
         self._key = f'{spec.name}-{spec.version}-{digest}'  # what a checkpoint was learnt for
-        self._folder = place(f'{path.stem}-{self._key}')
+        self._place = partial(place, f'{path.stem}-{self._key}')
+        self._folder: Path | None = None  # of the checkpoint, known when it is first needed
 
     def apply(self, settings: AdaptationSettings) -> None:
         """Let ``settings`` hold from now on."""
@@ -74,28 +76,40 @@ class AdaptedModel:
         try:
             weight = self.engine.read_weights('head.weight')['head.weight']
             reference = load_reference(reference_path(self.path), self.spec, weight)
+            self._folder = self._place()
+            loaded = self._read()
             session = Session(self.spec, self.engine, reference, settings)
-            self._load(session)
         except (ValueError, OSError, MemoryError) as error:
             self.problem = str(error) or repr(error)
             self._say('error', f'{self.spec.name} cannot learn: {self.problem}')
             return
+        loaded = self._load(session, loaded)
         self.session = session
         self.settler = Settler(session, partial(self._report, session))
-        self.saver = Saver(self._folder, self._key)
+        self.saver = Saver(self._folder, self._key, after=loaded.identity if loaded else '')
 
-    def _load(self, session: Session) -> None:
-        """Load what was learnt; raise what says that it is there and cannot be read now."""
+    def _read(self) -> Loaded | None:
+        """Return what was learnt; raise what says that it is there and cannot be read now."""
         try:
-            loaded = load_checkpoint(self._folder, self._key)
-            if loaded:
-                session.load(loaded.layers)
-                self._say('info', f'{self.spec.name}: what was learnt until '
-                                  f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({self._folder})')
+            return load_checkpoint(self._folder, self._key)
         except (NewerVersionError, OSError, MemoryError):
             raise
         except Exception as error:  # whatever a damaged file leads to, it is kept, and told
             self._say('error', f'{self.spec.name} begins anew: {error}; {self._put_aside()}')
+            return None
+
+    def _load(self, session: Session, loaded: Loaded | None) -> Loaded | None:
+        """Let a session go on from what was learnt; return it, None where it cannot be used."""
+        if loaded is None:
+            return None
+        try:
+            session.load(loaded.layers)
+        except Exception as error:  # of another shape, or against the limits of now
+            self._say('error', f'{self.spec.name} begins anew: {error}; {self._put_aside()}')
+            return None
+        self._say('info', f'{self.spec.name}: what was learnt until '
+                          f'{loaded.time:%Y-%m-%d %H:%M:%S} UTC is used ({self._folder})')
+        return loaded
 
     def _put_aside(self) -> str:
         """Rename the folder, whose contents cannot be used; return in words what became of it."""
@@ -126,17 +140,17 @@ class AdaptedModel:
         self.failed = error
 
     def save(self) -> str:
-        """Save and wait; return in words where, or raise ValueError."""
+        """Save what is learnt by now; return in words where, or raise ValueError."""
         if self.session is None:
             raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
-        if not self.settler.flush(PATIENCE):
-            raise ValueError(f'feedback is still being learnt after {PATIENCE:g} s')
         self._save()
-        if not self.saver.flush(PATIENCE):
-            raise ValueError(f'{self._folder}: not saved within {PATIENCE:g} s')
+        if not self.saver.flush(ASKED):
+            raise ValueError(f'{self._folder}: not saved within {ASKED:g} s, it goes on')
         if self.saver.error:
             raise ValueError(self.saver.error)
-        return f'saved in {self._folder}'
+        waiting = self.session.status()['waiting']
+        later = f'; {waiting} feedbacks are still being learnt, and saved later' if waiting else ''
+        return f'saved in {self._folder}{later}'
 
     def _save(self) -> None:
         status = self.session.status()
@@ -148,15 +162,25 @@ class AdaptedModel:
         """Take back what was learnt, on the disk too; return in words, or raise ValueError."""
         if self.session is not None:
             self.session.reset()
+            if not self.saver.flush(ASKED):
+                raise ValueError(f'{self._folder}: not saved within {ASKED:g} s, it goes on')
+            self._remove()  # whoever wrote it
             return f'taken back; {self.save()}'
-        if not self._folder.exists():
+        self._folder = self._place()
+        if not self._remove():
             raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
-        try:
-            shutil.rmtree(self._folder)
-        except OSError as error:
-            raise ValueError(f'{self._folder}: {error}') from error
         self.apply(self._settings)  # may begin now
         return f'taken back; {self._folder} is removed'
+
+    def _remove(self) -> bool:
+        """Remove the folder; return whether there was one, or raise ValueError."""
+        try:
+            shutil.rmtree(self._folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ValueError(f'{self._folder}: {error}') from error
+        return True
 
     def close(self) -> None:
         """Save what is not saved yet, and end both threads."""

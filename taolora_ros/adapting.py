@@ -158,7 +158,7 @@ class Adapting:
         for model in self._each():
             try:
                 told.append(f'{model.spec.name}: {act(model)}')
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 good = False
                 told.append(f'{model.spec.name}: {error}')
         return good, '; '.join(told) or 'the node is not configured'

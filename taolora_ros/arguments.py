@@ -66,6 +66,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 ONLY_FOR = {  # options of ``evaluate`` that not all of its kinds read
     'minutes': ('peers', 'signals', 'delay'), 'delays': ('delay',),
     'unseen': ('imu', 'ecg', *STUDIES),
+    'precision': ('imu', 'ecg', 'anomalies', *STUDIES),
     **dict.fromkeys(('ablation', 'methods', 'full', 'hours', 'windows', 'tune'),
                     ('comparators',))}
 

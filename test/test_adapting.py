@@ -1,5 +1,6 @@
 """What a node's models learn: one session for each model, kept on disk, whatever happens to it."""
 
+import fcntl
 import json
 import shutil
 import threading
@@ -192,6 +193,107 @@ def test_with_default_limits_a_doubtful_event_is_none_at_once_before_anything_is
     assert after.label == 'beat' and adapting.status('chest')['adaptation_waiting'] == '1'
     monkeypatch.undo()
     adapting.close()
+
+
+def test_a_checkpoint_that_appears_meanwhile_is_told_and_not_overwritten(model, tmp_path):
+    adapting, feeds, log = make(model, tmp_path, 'chest')  # before its disk is there
+    other, others, _ = make(model, tmp_path, 'chest')
+    reject(other, beats(others[0]))
+    learnt = [e.score for e in beats(others[0])]
+    other.close()
+    kept = next(tmp_path.rglob('checkpoint.json')).read_bytes()
+    reject(adapting, beats(feeds[0]), 1)
+    good, told = adapting.save()
+    assert not good and 'written by somebody else meanwhile' in told
+    adapting.tick()
+    assert 'written by somebody else' in adapting.problem('chest')
+    adapting.close()
+    assert any('written by somebody else' in text for text in log)
+    assert next(tmp_path.rglob('checkpoint.json')).read_bytes() == kept
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    reject(adapting, beats(feeds[0]), 1)
+    assert adapting.save()[0]  # that was its own
+    adapting.close()
+
+
+def test_reset_takes_back_what_somebody_else_wrote_too(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    other, others, _ = make(model, tmp_path, 'chest')
+    reject(other, beats(others[0]))
+    other.close()
+    assert adapting.reset()[0] and adapting.save()[0]
+    adapting.close()
+    frozen, learnt = (beats(make(model, folder, 'chest')[1][0]) for folder in (
+        tmp_path / 'nothing', tmp_path))
+    assert [e.score for e in frozen] == [e.score for e in learnt]
+
+
+def test_a_file_damaged_while_running_is_written_anew(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]), 1)
+    assert adapting.save()[0]
+    for path in tmp_path.rglob('*.safetensors'):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    reject(adapting, beats(feeds[0]), 1)
+    learnt = [e.score for e in beats(feeds[0])]
+    assert adapting.save()[0]
+    adapting.close()
+    adapting, feeds, log = make(model, tmp_path, 'chest')
+    assert not any('begins anew' in text for text in log)
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    adapting.close()
+
+
+def test_saving_does_not_wait_for_what_is_still_being_learnt(model, tmp_path, monkeypatch):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    events = beats(feeds[0])
+    monkeypatch.setattr(adapting._models['chest'].settler, 'wake', lambda: None)
+    assert [adapting.take(e.id, True, '', 1.0, 0) for e in events[:3]] == [''] * 3
+    begin = time.monotonic()
+    good, told = adapting.save()
+    assert good and '3 feedbacks are still being learnt' in told
+    assert time.monotonic() - begin < 2.5  # not the seconds that closing may take
+    monkeypatch.undo()
+    adapting.close()
+
+
+def test_a_folder_that_another_process_holds_is_told_soon(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]), 1)
+    adapting.close()
+    with open(next(tmp_path.rglob('lock')), 'rb') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        adapting, feeds, log = make(model, tmp_path, 'chest')
+        assert 'another process has held it' in adapting.problem('chest')
+        assert feeds[0].detector.engine.keeps_embedding is False
+    adapting.apply(AdaptationSettings())
+    adapting.apply(ON)
+    assert adapting.problem('chest') == ''
+    adapting.close()
+
+
+@pytest.mark.parametrize('folder, robot, said', [
+    ('~nosuchuser/x', 'r2', 'directory of checkpoints'), ('', 'r' * 300, 'too long'),
+    ('file', 'r2', 'ot a')])
+def test_folders_that_cannot_be_are_named_and_stop_nothing_else(model, tmp_path, folder, robot,
+                                                                said):
+    (tmp_path / 'file').write_text('')
+    directory = folder if folder.startswith('~') else str(tmp_path / folder)
+    path, loaded = model
+    engine = make_engine(loaded, device='cpu')
+    for settings in (AdaptationSettings(), ON):
+        adapting = Adapting(settings, directory, robot, '/taolora', Log())
+        feed = SimpleNamespace(name='chest', lock=threading.Lock(),
+                               detector=Detector(loaded.spec, engine, name='chest'))
+        adapting.attach(path, engine, feed)
+        assert beats(feed)
+        good, told = adapting.reset()
+        assert not good and (said in told or settings is not ON and 'nothing was learnt' in told)
+        assert settings is not ON or said in adapting.problem('chest')
+        adapting.close()
 
 
 def test_what_does_harm_is_refused_and_kept_aside(model, tmp_path, monkeypatch):

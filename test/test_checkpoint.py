@@ -182,7 +182,7 @@ def test_damage_gives_one_clear_error(tmp_path, which):
         with pytest.raises(ValueError, match=f'{path.name}: damaged.*begin anew'):
             load_checkpoint(tmp_path, 'm')
     manifest = json.loads(whole) if which == 'checkpoint.json' else {}
-    for key in manifest:
+    for key in manifest.keys() - {'writer'}:  # which only who saves asks for
         for value in (None, 7, 'x', ['x'], *([{'x.y': 'z'}] if key != 'statistics' else [])):
             path.write_text(json.dumps({**manifest, key: value}))
             with pytest.raises(ValueError, match='checkpoint.json|z: missing'):

@@ -16,10 +16,10 @@ def slow(monkeypatch):
     """Let saving wait until told to go on; list what was begun."""
     begun, go_on, real = [], threading.Event(), module.save_checkpoint
 
-    def save(folder, model, layers, statistics):
+    def save(folder, model, layers, statistics, *more):
         begun.append(statistics['n'])
         assert go_on.wait(60.0)
-        return real(folder, model, layers, statistics)
+        return real(folder, model, layers, statistics, *more)
     monkeypatch.setattr(module, 'save_checkpoint', save)
     return begun, go_on
 

@@ -15,14 +15,12 @@ than live ones: before they do, all are written anew. What a block holds: blocks
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import re
 import socket
-import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,10 +29,11 @@ import numpy as np
 
 from taolora_ros.adaptation.blocks import (
     State, digest_of, digest_of_bytes, format_blocks, make_blocks, parse_blocks, restore_block)
+from taolora_ros.adaptation.disk import PARTIAL, flush_entries, locked, make_folder, put_file
 
 FORMAT = 'taolora_adaptation'
 FORMAT_VERSION = 2  # 1 knew no powers of two, see blocks.py
-MANIFEST, LOCK, ENDING, PARTIAL = 'checkpoint.json', 'lock', '.safetensors', '.partial'
+MANIFEST, ENDING = 'checkpoint.json', '.safetensors'
 MAX_BYTES = 256 * 2 ** 20      # of a file
 SLACK = 2 ** 16                # bytes of old blocks that are never too many
 
@@ -55,51 +54,65 @@ class Saved:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint held: the states of layers by name, and statistics."""
+    """What a checkpoint held: the states of layers by name, and statistics.
+
+    ``identity`` tells the save that it is from any other.
+    """
 
     layers: dict[str, dict[str, np.ndarray]]
     statistics: dict
     time: datetime
     version: int
+    identity: str
 
 
 def checkpoint_folder(model: str, robot: str = '', root: str | Path | None = None) -> Path:
     """Return the folder of one robot's checkpoint of one model.
 
     ``root`` is by default $ROS_HOME/taolora, else ~/.ros/taolora; ``robot`` the host's name.
-    Characters that a file name should not have become '_'.
+    Characters that a file name should not have become '_'. Raise ValueError where there is no such
+    home directory.
     """
-    if root is None:
-        root = Path(os.environ.get('ROS_HOME') or Path.home() / '.ros') / 'taolora'
-    return Path(root).expanduser() / _plain(robot or socket.gethostname()) / _plain(model)
+    try:
+        if root is None:
+            root = Path(os.environ.get('ROS_HOME') or Path.home() / '.ros') / 'taolora'
+        root = Path(root).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f'directory of checkpoints: {str(root or "~/.ros")!r}: {error}') from error
+    return root / _plain(robot or socket.gethostname()) / _plain(model)
 
 
 def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
-                    statistics: Mapping | None = None) -> Saved:
+                    statistics: Mapping | None = None, writer: str = '',
+                    after: str | None = None) -> Saved:
     """Write ``layers`` (name: state) and ``statistics`` (JSON) to ``folder``, made if need be.
 
     ``model`` says for what network it was learnt. When this returns, all of it is on the disk.
-    Raise OSError as the disk does; ValueError for numbers that cannot be kept, and where there is
-    a checkpoint that ``load_checkpoint`` refuses, which is not overwritten.
+    Raise OSError as the disk does, and when another process holds the folder; ValueError for
+    numbers that cannot be kept, and where there is a checkpoint that would be lost: one that
+    ``load_checkpoint`` refuses, or, unless ``after`` is None, one that neither is of ``writer`` nor
+    has the identity ``after`` ('' for none).
     """
     folder, now = Path(folder), datetime.now(timezone.utc)
-    _make(folder)
+    make_folder(folder)
     blocks = make_blocks(layers)
     digests = {name: digest_of(arrays) for name, arrays in blocks.items()}
-    with _locked(folder, fcntl.LOCK_EX):
+    with locked(folder, fcntl.LOCK_EX, folder / MANIFEST):
+        _check_follows(folder / MANIFEST, writer, after)
         kept, there = _kept(folder, model, blocks, digests)
         new = blocks.keys() - kept.keys()
         data = format_blocks({name: blocks[name] for name in sorted(new)})
-        file = digest_of_bytes(data) + ENDING
+        file = _name_of(data)
         if new:
-            _put(folder / file, data)
-            _flush_entries(folder)  # or a loss of power could keep the manifest without its blocks
+            put_file(folder / file, data)
+            flush_entries(folder)  # or a loss of power could keep the manifest without its blocks
         manifest = json.dumps({
             'format': FORMAT, 'version': FORMAT_VERSION, 'time': now.isoformat(), 'model': model,
+            'writer': writer,
             'blocks': {name: [kept.get(name, file), digests[name]] for name in blocks},
             'layers': list(layers), 'statistics': dict(statistics or {})}).encode()
-        _put(folder / MANIFEST, manifest)
-        _flush_entries(folder)
+        put_file(folder / MANIFEST, manifest)
+        flush_entries(folder)
         for unused in there - {*kept.values(), file}:
             (folder / unused).unlink()
     return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest))
@@ -113,10 +126,13 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
     """
     folder = Path(folder)
     path = folder / MANIFEST
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f'{there}: not a folder')
     if not path.exists():
         return None
-    with _locked(folder, fcntl.LOCK_SH):
-        manifest = _read_manifest(path, model)
+    with locked(folder, fcntl.LOCK_SH, path):
+        manifest, identity = _read_manifest(path, model), digest_of_bytes(_read(path))
         files = {file: _read_blocks(folder / file)
                  for file in sorted({file for file, _ in manifest['blocks'].values()})}
     layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in manifest['layers']}
@@ -127,7 +143,21 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
             raise ValueError(f'{path}: damaged: {file} does not hold {error} of {name}') from error
         layers[name.rpartition('.')[0]].update(arrays)
     return Loaded(layers, manifest['statistics'], datetime.fromisoformat(manifest['time']),
-                  manifest['version'])
+                  manifest['version'], identity)
+
+
+def _check_follows(path: Path, writer: str, after: str | None) -> None:
+    """Raise ValueError when the manifest in ``path`` is neither of ``writer`` nor ``after``."""
+    if after is None or not path.exists():
+        return
+    data = _read(path)
+    try:
+        own = json.loads(data)['writer'] == writer
+    except (ValueError, KeyError, TypeError, RecursionError):  # whether it is whole is seen later
+        own = False
+    if not own and digest_of_bytes(data) != after:
+        raise ValueError(f'{path}: written by somebody else meanwhile, and not overwritten: remove '
+                         f'{path.parent}, or start anew to use it')
 
 
 def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mapping[str, str]
@@ -142,6 +172,8 @@ def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mappin
     sizes = _tidy(folder, {file for file, _ in known.values()})
     kept = {name: file for name, (file, digest) in known.items()
             if digests.get(name) == digest and file in sizes}
+    whole = {file for file in set(kept.values()) if file == _name_of(_read(folder / file))}
+    kept = {name: file for name, file in kept.items() if file in whole}
     size = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in blocks.items()}
     written = sum(size[name] for name in blocks.keys() - kept.keys())
     if written + sum(sizes[file] for file in set(kept.values())) > 2 * sum(size.values()) + SLACK:
@@ -161,7 +193,7 @@ def _tidy(folder: Path, named: Set[str]) -> dict[str, int]:
 def _read_blocks(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Return the blocks in a file; raise ValueError when they are not what was written."""
     data = _read(path)
-    if path.name != digest_of_bytes(data) + ENDING:
+    if path.name != _name_of(data):
         raise ValueError(f'{path}: damaged: its {len(data)} bytes are not those that were saved; '
                          f'remove {path.parent} to begin anew')
     try:
@@ -200,6 +232,11 @@ def _read_manifest(path: Path, model: str) -> dict:
     return manifest
 
 
+def _name_of(data: bytes) -> str:
+    """Return what a file of blocks with these contents is called."""
+    return digest_of_bytes(data) + ENDING
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -207,49 +244,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f'{path}: missing; remove {path.parent} to begin anew') from error
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and those above it, on the disk too."""
-    if folder.is_dir():
-        return
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in new:
-        _flush_entries(one.parent)
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and its contents on the disk."""
-    partial = path.with_name(path.name + PARTIAL)
-    with open(partial, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _flush_entries(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold the folder's lock, shared or alone; the system lets go of it when a process dies."""
-    try:
-        file = open(folder / LOCK, 'rb' if how == fcntl.LOCK_SH else 'ab')
-    except FileNotFoundError:
-        if how != fcntl.LOCK_SH:
-            raise
-        file = open(folder / MANIFEST, 'rb')  # nobody ever wrote here, or not lately
-    with file:
-        fcntl.flock(file, how)
-        yield
 
 
 def _plain(name: str) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from taolora_ros.adaptation.examples import Example, head_input, make_example, softmax
-from taolora_ros.adaptation.guards import (NEITHER, SHRINK, allowed_shift, confirmed_by, damage,
-                                           foretold, steadied, trust, within)
-from taolora_ros.adaptation.head import nearest
+from taolora_ros.adaptation.guards import (NEITHER, SHRINK, TRIES, allowed_shift, confirmed_by,
+                                           damage, foretold, steadied, trust, within)
+from taolora_ros.adaptation.head import AdaptedHead, nearest
 from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import OWN, Anchors, Objective
 from taolora_ros.adaptation.settings import AdaptationSettings
@@ -135,6 +135,14 @@ class Learner:
         if lost <= settings.max_lost and new <= settings.max_new:
             return ''
         return f'it would lose {lost:.1%} of the reference\'s events and invent {new:.1%}'
+
+    def mend(self, head: AdaptedHead, settings: AdaptationSettings) -> bool:
+        """Shrink what is settled until it does no more harm than allowed; tell whether it did."""
+        shares = iter([SHRINK] * TRIES + [0.0])
+        harmful = bool(self.harm(head.settled, settings))
+        while self.harm(head.settled, settings) and (share := next(shares, None)) is not None:
+            head.shrink(share)
+        return harmful
 
     def _crowd(self, label: int, memories: Iterable[StreamMemory]) -> list[Example]:
         """Return the recent events of a label in all streams, as if they had been confirmed."""

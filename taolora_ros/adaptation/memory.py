@@ -3,7 +3,8 @@
     n  tokens    D  width    K  classes
 
 One thread appends what a detector decides, any thread reads; both take a few microseconds. What
-is kept is bounded by time and by number: of 4.2 kB a second for tokens of 120 ms.
+is kept is bounded by time and by number: of 4.2 kB a second for tokens of 120 ms. Where time jumps
+back (a bag begins anew, a clock is set) tokens of before are let go of; their events keep theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from taolora_ros.decode import START, Event, Tokens
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import ModelSpec
 
+BACK = NANOSECONDS  # ns from which on time went back, rather than that two segments touch
 REACH = {'ecg': (0.5, 0.5), 'imu': (1.5, 2.5)}  # s before and after an event: what is kept with it
 
 
@@ -60,6 +62,10 @@ class StreamMemory:
         step = NANOSECONDS / self.spec.rate
         times = tokens.start_ns + np.round(tokens.centre * step).astype(np.int64)
         with self._lock:
+            if self._times and len(times) and times[0] < self._times[-1] - BACK:
+                self._settle(everything=True)
+                self._times.clear()
+                self._rows.clear()
             self._times.extend(times.tolist())
             self._rows.extend(np.array(tokens.embedding, np.float32))  # rows of one small copy
             for event in events:
@@ -67,13 +73,13 @@ class StreamMemory:
                     self._found[event.id] = event
             self._settle()
 
-    def _settle(self) -> None:
-        """Give events their tokens as soon as those after them are decided too."""
+    def _settle(self, everything: bool = False) -> None:
+        """Give events their tokens as soon as those after them are decided too, or now."""
         newest = self._times[-1] if self._times else 0
         while self._found:
             name, event = next(iter(self._found.items()))
-            if newest < event.stamp_ns + self.reach[1] * NANOSECONDS and (
-                    len(self._found) <= self._events):
+            if not everything and len(self._found) <= self._events and (
+                    newest < event.stamp_ns + self.reach[1] * NANOSECONDS):
                 return
             self._found.popitem(last=False)
             self._kept[name] = self._around(event.stamp_ns, event.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,14 +20,17 @@ class Saver:
     ``save`` returns at once. While one state is being written, and for ``pause`` seconds from when
     that began, the next waits; a newer one takes its place, so that nothing piles up. ``last`` is
     the last save that is on the disk, ``error`` why the last attempt failed, None when it did
-    not. To be closed in the end.
+    not. A checkpoint that is neither its own nor the one with the identity ``after`` ('' for none,
+    None for any) is not overwritten. To be closed in the end.
 
     The pause is for inference: a thread that has Python's lock when the system takes its core
     away holds up all others, on a busy machine for milliseconds.
     """
 
-    def __init__(self, folder: str | Path, model: str, pause: float = PAUSE):
+    def __init__(self, folder: str | Path, model: str, pause: float = PAUSE,
+                 after: str | None = None):
         self.folder, self.model, self.pause = Path(folder), model, pause
+        self._writer, self._after = uuid.uuid4().hex, after
         self.last: Saved | None = None
         self.error: str | None = None
         self._changed = threading.Condition()
@@ -85,7 +89,8 @@ class Saver:
                 rested = time.monotonic() + self.pause
                 (layers, statistics), self._waiting, self._busy = self._waiting, None, True
             try:
-                self.last = save_checkpoint(self.folder, self.model, layers, statistics)
+                self.last = save_checkpoint(self.folder, self.model, layers, statistics,
+                                            self._writer, self._after)
                 self.error = None
             except Exception as error:  # whatever it is, it is told, and the next may succeed
                 self.error = f'{self.folder}: not saved: {error}'

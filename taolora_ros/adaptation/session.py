@@ -82,7 +82,8 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
-            self.counts['limited'] += self._shrunk()
+            self.counts['limited'] += (
+                self._shrunk() | self._learner.mend(self._head, settings))
             self._head.apply(settings.enabled)
             self._lean()
             for memory in self._memories.values():

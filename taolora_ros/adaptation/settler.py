@@ -60,6 +60,7 @@ class Settler:
             try:
                 while not self._closed and (outcome := self.session.settle_next()):
                     self.report(outcome)
+                    self.session.tick()
                 self.session.tick()
                 self.error = ''
             except Exception as error:  # whatever it is, it is told, and the next round may succeed
