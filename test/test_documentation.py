@@ -117,3 +117,16 @@ def test_keeping_results_again_changes_nothing(tmp_path, name):
         for one in (results, kept_again):
             one[precision].pop('recordings_judged', None)
     assert kept_again == results
+
+
+def test_a_table_is_kept_with_where_it_comes_from(tmp_path):
+    raw, out = tmp_path / 'raw', tmp_path / 'out.json'
+    out.write_text(json.dumps({'what': 'beats', 'provenance': {'command': 'that one', 'code': 'a'},
+                               'rows': []}))
+    raw.write_text(json.dumps([{'name': 'ours', 'beat': {'se': 1 / 3}}, {'name': 'theirs'}]))
+    run('keep', raw, out)
+    kept = json.loads(out.read_text())
+    assert kept['rows'] == [{'name': 'ours', 'beat': {'se': 0.333333}}, {'name': 'theirs'}]
+    assert kept['what'] == 'beats' and kept['provenance']['command'] == 'that one'
+    assert kept['provenance']['code'] != 'a' and {'date', 'torch'} <= set(kept['provenance'])
+    assert len(out.read_text().splitlines()) == len(kept['provenance']) + 9  # a line for each row
