@@ -45,7 +45,7 @@ NAMED = {  # rows that the picture names: what to call them, and where (points f
     'TAO-LoRA W4A4, no LoRA': ('no LoRA', (-38, 2)),
     'TAO-LoRA W4A4, gate closed': ('gate closed', (7, 1)),
     'TAO-LoRA W4A4': ('gated', (7, -7)),
-    'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-74, -10)),
+    'TAO-LoRA W4A4, 4-bit LoRA': ('gated, 4-bit LoRA', (-48, -14)),
     'TAO-LoRA W4A4, 4-bit LoRA, always on': ('always on', (-44, -11))}
 DRAWN = 2e-3  # least error that is drawn: 16 bits have a tenth of it
 

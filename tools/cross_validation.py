@@ -136,6 +136,26 @@ def by_bias_and_seed() -> list[list[str]]:
         for rows in zip(*(one['biases'] for one in each)))]
 
 
+def by_veb_bias() -> list[list[str]]:
+    """Return what the operating point of VEB decides: of seed 0, and of three seeds."""
+    told = load('operating_point_ecg')
+    each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
+    rows = [['VEB, INT4, score 0.5 at a probability of', 'Se %', 'PPV %', 'F1 %', 'found', 'false',
+             '3 seeds: Se %', 'PPV %', 'F1 %']]
+    points = [(f'{1 / (1 + math.exp(some[0]["bias"])):.2f}', some)
+              for some in zip(*(one['veb_biases'] for one in each))]
+    points += [(f'chosen without the record, {name}', [one['veb_chosen_without'][rule]
+                                                       for one in each])
+               for rule, name in (('smaller', 'smaller of both'), ('f1', 'F1'))]
+    for name, some in points:
+        veb = [figures['veb'] for figures in some]
+        rows.append([name, *(percent(veb[0][part]) for part in ('se', 'ppv', 'f1')),
+                     str(veb[0]['tp']), str(veb[0]['fp']),
+                     *(spread([one[part] for one in veb], percent)
+                       for part in ('se', 'ppv', 'f1'))])
+    return rows
+
+
 def _parts(figures: dict, *keys: str) -> list[str]:
     return [percent(figures[key][part]) for key in keys for part in ('se', 'ppv')]
 

@@ -76,7 +76,8 @@ def details() -> str:
     """Return the tables of docs/models.md: mining, seeds, VEB, falls, formats."""
     return '\n'.join(table(*rows) for rows in (
         cross_validation.by_mining(), cross_validation.by_bias(),
-        cross_validation.by_bias_and_seed(), cross_validation.by_seed(),
+        cross_validation.by_bias_and_seed(), cross_validation.by_veb_bias(),
+        cross_validation.by_seed(),
         cross_validation.by_record(), cross_validation.by_teachers(),
         cross_validation.by_activity(), *_quantization()))
 
