@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taolora_ros.adaptation.checkpoint import Loaded, NewerVersionError, load_checkpoint
+from taolora_ros.adaptation.checkpoint import (
+    Loaded, NewerVersionError, load_checkpoint, remove_checkpoint)
 from taolora_ros.adaptation.reference import head_digest, load_reference, reference_path
 from taolora_ros.adaptation.reports import Outcome
 from taolora_ros.adaptation.saver import Saver
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing an engine brings torch with it
     from taolora_ros.feed import Feed
 
 PATIENCE = 5.0  # s to wait in the end for what is being learnt, and for the disk
+RETRY = 10.0    # s until a folder that another process holds is asked for again
 ASKED = 1.0     # s that somebody who asks for a save waits for the disk, and all else of the node
 SETTLE = 5.0    # s from the first feedback that is not saved yet to its save
 
@@ -45,6 +46,7 @@ class AdaptedModel:
         self.problem = ''  # in words: why it cannot learn, or not be kept
         self.failed = ''   # why the last save, or the last round of learning, failed
         self._settings = AdaptationSettings()
+        self._retry: float | None = None  # monotonic time to try again to begin
         self._saved = 0    # updates that are in the checkpoint
         self._since: float | None = None  # monotonic time of the first update that is not
         self._consolidated: float | None = None  # time of the last consolidation that is in it
@@ -72,7 +74,7 @@ class AdaptedModel:
         Nothing begins beside a checkpoint that is whole and cannot be read now: it would be lost
         with the next save. One that is damaged is put aside.
         """
-        self.problem = ''
+        before, self.problem, self._retry = self.problem, '', None
         try:
             weight = self.engine.read_weights('head.weight')['head.weight']
             reference = load_reference(reference_path(self.path), self.spec, weight)
@@ -81,7 +83,10 @@ class AdaptedModel:
             session = Session(self.spec, self.engine, reference, settings)
         except (ValueError, OSError, MemoryError) as error:
             self.problem = str(error) or repr(error)
-            self._say('error', f'{self.spec.name} cannot learn: {self.problem}')
+            if isinstance(error, BlockingIOError):  # whoever holds it may let go of it
+                self._retry = time.monotonic() + RETRY
+            if self.problem != before:
+                self._say('error', f'{self.spec.name} cannot learn: {self.problem}')
             return
         loaded = self._load(session, loaded)
         self.session = session
@@ -124,6 +129,8 @@ class AdaptedModel:
     def tick(self, now: float) -> None:
         """Save what is due at ``now`` (monotonic, s), and tell what failed."""
         if self.session is None:
+            if self._retry is not None and now >= self._retry:
+                self.apply(self._settings)
             return
         consolidated = self.session.last_consolidation != self._consolidated
         if self.session.status()['updates'] == self._saved:
@@ -162,6 +169,7 @@ class AdaptedModel:
         """Take back what was learnt, on the disk too; return in words, or raise ValueError."""
         if self.session is not None:
             self.session.reset()
+            self._saved = -1  # until nothing is on the disk, too
             if not self.saver.flush(ASKED):
                 raise ValueError(f'{self._folder}: not saved within {ASKED:g} s, it goes on')
             self._remove()  # whoever wrote it
@@ -170,17 +178,14 @@ class AdaptedModel:
         if not self._remove():
             raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
         self.apply(self._settings)  # may begin now
-        return f'taken back; {self._folder} is removed'
+        return f'taken back; what was in {self._folder} is removed'
 
     def _remove(self) -> bool:
-        """Remove the folder; return whether there was one, or raise ValueError."""
+        """Remove what is kept; return whether there was anything, or raise ValueError."""
         try:
-            shutil.rmtree(self._folder)
-        except FileNotFoundError:
-            return False
+            return remove_checkpoint(self._folder)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
-        return True
 
     def close(self) -> None:
         """Save what is not saved yet, and end both threads."""

@@ -35,7 +35,7 @@ def save_without_end(folder):
     """Go on from what is there."""
     found = load_checkpoint(folder, MODEL)
     n = found.statistics['n'] if found else 0
-    saver = Saver(folder, MODEL)
+    saver = Saver(folder, MODEL, after=found.identity if found else '')
     say(os.getpid())
     while True:
         n += 1

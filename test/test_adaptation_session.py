@@ -190,7 +190,15 @@ def test_a_limit_lowered_while_running_holds_at_once():
     most = np.abs(world.session._head.settled).max()
     world.session.settings = world.session.settings.changed(max_lost=0.1)
     assert 0.2 * before < world.session._head.size < 0.6 * before and in_the_engine(world)
+    state = world.session.state()
+    most *= 0.5
+    world.session.load(state)  # as at the next start
+    assert 0.1 * before < world.session._head.size < 0.3 * before
     reference.damage = lambda delta: (float(np.abs(delta).max() > 0), 0.0)
+    held = world.session._head.size
+    with pytest.raises(ValueError, match='what was saved is not used'):
+        world.session.load(state)
+    assert world.session._head.size == pytest.approx(held)
     world.session.settings = world.session.settings.changed(max_lost=0.2)
     assert world.session._head.size == 0.0 and in_the_engine(world)
 

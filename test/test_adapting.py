@@ -229,6 +229,58 @@ def test_reset_takes_back_what_somebody_else_wrote_too(model, tmp_path):
     assert [e.score for e in frozen] == [e.score for e in learnt]
 
 
+def test_a_reset_that_fails_is_done_later_and_what_was_learnt_does_not_return(
+        model, tmp_path, monkeypatch):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    frozen = [e.score for e in beats(feeds[0])]
+    reject(adapting, beats(feeds[0]))
+    adapting.close()
+    monkeypatch.setattr('taolora_ros.adapted_model.SETTLE', 0.0)
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    with open(next(tmp_path.rglob('lock')), 'rb') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        good, told = adapting.reset()
+        assert not good and 'another process has held it' in told
+        assert [e.score for e in beats(feeds[0])] == frozen
+        assert list(tmp_path.rglob('lock')) and list(tmp_path.rglob('checkpoint.json'))
+    for _ in range(3):
+        adapting.tick()
+        assert adapting._models['chest'].saver.flush(60.0)
+    assert adapting.problem('chest') == ''
+    adapting.close()
+    again, feeds, _ = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == frozen
+    again.close()
+
+
+def test_reset_works_where_the_folder_is_a_link(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path / 'kept', 'chest')
+    reject(adapting, beats(feeds[0]))
+    adapting.close()
+    folder = next((tmp_path / 'kept').rglob('checkpoint.json')).parent
+    folder.rename(tmp_path / 'elsewhere')
+    folder.symlink_to(tmp_path / 'elsewhere')
+    for settings in (ON, AdaptationSettings()):
+        adapting, feeds, _ = make(model, tmp_path / 'kept', 'chest', settings=settings)
+        assert adapting.reset()[0]
+        adapting.close()
+    assert folder.is_symlink() and not list((tmp_path / 'elsewhere').glob('*.safetensors'))
+
+
+def test_a_manifest_damaged_while_running_is_written_anew(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]), 1)
+    assert adapting.save()[0]
+    next(tmp_path.rglob('checkpoint.json')).write_bytes(b'\0' * 300)
+    learnt = [e.score for e in beats(feeds[0])]
+    good, told = adapting.save()
+    assert good, told
+    adapting.close()
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == pytest.approx(learnt, abs=2e-3)
+    adapting.close()
+
+
 def test_a_file_damaged_while_running_is_written_anew(model, tmp_path):
     adapting, feeds, _ = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]), 1)
@@ -260,7 +312,8 @@ def test_saving_does_not_wait_for_what_is_still_being_learnt(model, tmp_path, mo
     adapting.close()
 
 
-def test_a_folder_that_another_process_holds_is_told_soon(model, tmp_path):
+def test_a_folder_that_another_process_holds_is_told_soon_and_asked_for_again(model,
+                                                                                 tmp_path):
     adapting, feeds, _ = make(model, tmp_path, 'chest')
     reject(adapting, beats(feeds[0]), 1)
     adapting.close()
@@ -269,8 +322,9 @@ def test_a_folder_that_another_process_holds_is_told_soon(model, tmp_path):
         adapting, feeds, log = make(model, tmp_path, 'chest')
         assert 'another process has held it' in adapting.problem('chest')
         assert feeds[0].detector.engine.keeps_embedding is False
-    adapting.apply(AdaptationSettings())
-    adapting.apply(ON)
+        adapting.tick()
+    assert adapting.problem('chest')
+    adapting._models['chest'].tick(time.monotonic() + 3600.0)  # nobody has to ask for it
     assert adapting.problem('chest') == ''
     adapting.close()
 

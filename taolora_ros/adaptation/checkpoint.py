@@ -42,14 +42,22 @@ class NewerVersionError(ValueError):
     """A checkpoint of a version that only a newer taolora_ros reads."""
 
 
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
+
+
 @dataclass(frozen=True)
 class Saved:
-    """One save that is on the disk: when, how many blocks and bytes had to be written."""
+    """One save that is on the disk: when, how many blocks and bytes had to be written.
+
+    ``identity`` tells it from any other.
+    """
 
     time: datetime
     written: int
     blocks: int
     bytes: int
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -91,15 +99,16 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
     Raise OSError as the disk does, and when another process holds the folder; ValueError for
     numbers that cannot be kept, and where there is a checkpoint that would be lost: one that
     ``load_checkpoint`` refuses, or, unless ``after`` is None, one that neither is of ``writer`` nor
-    has the identity ``after`` ('' for none).
+    has the identity ``after`` ('' for none). A manifest that was damaged after ``after`` was
+    written is written anew.
     """
     folder, now = Path(folder), datetime.now(timezone.utc)
     make_folder(folder)
     blocks = make_blocks(layers)
     digests = {name: digest_of(arrays) for name, arrays in blocks.items()}
     with locked(folder, fcntl.LOCK_EX, folder / MANIFEST):
-        _check_follows(folder / MANIFEST, writer, after)
-        kept, there = _kept(folder, model, blocks, digests)
+        known = _replaced(folder / MANIFEST, model, writer, after)
+        kept, there = _kept(folder, known, blocks, digests)
         new = blocks.keys() - kept.keys()
         data = format_blocks({name: blocks[name] for name in sorted(new)})
         file = _name_of(data)
@@ -115,7 +124,24 @@ def save_checkpoint(folder: str | Path, model: str, layers: Mapping[str, State],
         flush_entries(folder)
         for unused in there - {*kept.values(), file}:
             (folder / unused).unlink()
-    return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest))
+    return Saved(now, len(new), len(blocks), len(data) * bool(new) + len(manifest),
+                 digest_of_bytes(manifest))
+
+
+def remove_checkpoint(folder: str | Path) -> bool:
+    """Remove what is kept in ``folder``, whoever wrote it; return whether there was anything.
+
+    The folder and its lock stay. Raise OSError as ``save_checkpoint``.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return False
+    with locked(folder, fcntl.LOCK_EX, folder / MANIFEST):
+        there = (folder / MANIFEST).exists()
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: it names the others
+        flush_entries(folder)
+        _tidy(folder, set())
+    return there
 
 
 def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
@@ -140,45 +166,58 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
         try:
             arrays = restore_block(files[file][name], manifest['version'])
         except KeyError as error:
-            raise ValueError(f'{path}: damaged: {file} does not hold {error} of {name}') from error
+            raise DamagedError(f'{path}: damaged: {file} does not hold {error} of {name}'
+                               ) from error
         layers[name.rpartition('.')[0]].update(arrays)
     return Loaded(layers, manifest['statistics'], datetime.fromisoformat(manifest['time']),
                   manifest['version'], identity)
 
 
-def _check_follows(path: Path, writer: str, after: str | None) -> None:
-    """Raise ValueError when the manifest in ``path`` is neither of ``writer`` nor ``after``."""
-    if after is None or not path.exists():
-        return
-    data = _read(path)
+def _replaced(path: Path, model: str, writer: str, after: str | None) -> dict[str, list[str]]:
+    """Return the blocks of the manifest that a save replaces, none where there is none.
+
+    Raise ValueError where it is not to be lost, see ``save_checkpoint``.
+    """
+    if not path.exists():
+        return {}
     try:
-        own = json.loads(data)['writer'] == writer
-    except (ValueError, KeyError, TypeError, RecursionError):  # whether it is whole is seen later
-        own = False
-    if not own and digest_of_bytes(data) != after:
+        manifest = _read_manifest(path, model)
+    except DamagedError:
+        if after:
+            return {}
+        raise
+    own = bool(writer) and manifest.get('writer') == writer
+    if after is not None and not own and digest_of_bytes(_read(path)) != after:
         raise ValueError(f'{path}: written by somebody else meanwhile, and not overwritten: remove '
                          f'{path.parent}, or start anew to use it')
+    return manifest['blocks']
 
 
-def _kept(folder: Path, model: str, blocks: Mapping[str, State], digests: Mapping[str, str]
-          ) -> tuple[dict[str, str], set[str]]:
+def _kept(folder: Path, known: Mapping[str, list[str]], blocks: Mapping[str, State],
+          digests: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
     """Return in which files unchanged blocks are (none when old ones fill the rest), and all files.
 
-    What saving left behind and the manifest does not name is removed. Raise ValueError where a
-    checkpoint of another model, or one that cannot be read, would be lost.
+    ``known`` are the blocks of the manifest. What saving left behind and it does not name is
+    removed; what is in files that are not what was written counts as not kept.
     """
-    path = folder / MANIFEST
-    known = _read_manifest(path, model)['blocks'] if path.exists() else {}
     sizes = _tidy(folder, {file for file, _ in known.values()})
     kept = {name: file for name, (file, digest) in known.items()
             if digests.get(name) == digest and file in sizes}
-    whole = {file for file in set(kept.values()) if file == _name_of(_read(folder / file))}
+    whole = {file for file in set(kept.values()) if _is_whole(folder / file)}
     kept = {name: file for name, file in kept.items() if file in whole}
     size = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in blocks.items()}
     written = sum(size[name] for name in blocks.keys() - kept.keys())
     if written + sum(sizes[file] for file in set(kept.values())) > 2 * sum(size.values()) + SLACK:
         kept = {}
     return kept, set(sizes)
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a file of blocks is what was written."""
+    try:
+        return path.name == _name_of(_read(path))
+    except (OSError, ValueError):
+        return False
 
 
 def _tidy(folder: Path, named: Set[str]) -> dict[str, int]:
@@ -194,7 +233,7 @@ def _read_blocks(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Return the blocks in a file; raise ValueError when they are not what was written."""
     data = _read(path)
     if path.name != _name_of(data):
-        raise ValueError(f'{path}: damaged: its {len(data)} bytes are not those that were saved; '
+        raise DamagedError(f'{path}: damaged: its {len(data)} bytes are not those that were saved; '
                          f'remove {path.parent} to begin anew')
     try:
         return parse_blocks(data)
@@ -210,11 +249,11 @@ def _read_manifest(path: Path, model: str) -> dict:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         known = False
     if not known:
-        raise ValueError(f'{path}: damaged, or not a checkpoint of an adaptation; remove '
+        raise DamagedError(f'{path}: damaged, or not a checkpoint of an adaptation; remove '
                          f'{path.parent} to begin anew')
     version = manifest.get('version')
     if type(version) is not int or version < 1:
-        raise ValueError(f'{path}: damaged: version {version!r:.60}')
+        raise DamagedError(f'{path}: damaged: version {version!r:.60}')
     if version > FORMAT_VERSION:
         raise NewerVersionError(f'{path}: version {version!r:.60}; this taolora_ros reads up to '
                                 f'{FORMAT_VERSION}, install a newer one')
@@ -228,7 +267,7 @@ def _read_manifest(path: Path, model: str) -> dict:
         if not isinstance(manifest['statistics'], dict):
             raise KeyError('statistics')
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f'{path}: damaged: {error!r:.99} is missing or wrong') from error
+        raise DamagedError(f'{path}: damaged: {error!r:.99} is missing or wrong') from error
     return manifest
 
 
@@ -240,10 +279,10 @@ def _name_of(data: bytes) -> str:
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f'{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are right')
+            raise DamagedError(f'{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are right')
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f'{path}: missing; remove {path.parent} to begin anew') from error
+        raise DamagedError(f'{path}: missing; remove {path.parent} to begin anew') from error
 
 
 def _plain(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOCK, PARTIAL = 'lock', '.partial'
-PATIENCE = 1.0  # s to wait for another process that reads or writes
+PATIENCE = 0.5  # s to wait for another process that reads or writes
 
 
 def make_folder(folder: Path) -> None:

@@ -91,6 +91,7 @@ class Saver:
             try:
                 self.last = save_checkpoint(self.folder, self.model, layers, statistics,
                                             self._writer, self._after)
+                self._after = self.last.identity
                 self.error = None
             except Exception as error:  # whatever it is, it is told, and the next may succeed
                 self.error = f'{self.folder}: not saved: {error}'

@@ -82,19 +82,18 @@ class Session:
             self._settings = settings
             if settings.per_minute != self._rate.per_minute:
                 self._rate = RateLimit(settings.per_minute, self.clock())
-            self.counts['limited'] += (
-                self._shrunk() | self._learner.mend(self._head, settings))
+            self.counts['limited'] += self._within_limits()
             self._head.apply(settings.enabled)
             self._lean()
             for memory in self._memories.values():
                 memory.resize(settings.events, settings.seconds)
 
-    def _shrunk(self) -> bool:
-        """Shrink what is settled to the limit of the norm; return whether it was over."""
-        over = self._head.size > self._settings.max_norm
+    def _within_limits(self) -> bool:
+        """Shrink what is settled until it fits the limits; return whether it did not."""
+        limits, over = self._settings, self._head.size > self._settings.max_norm
         if over:
-            self._head.shrink(SETTLED * self._settings.max_norm / self._head.size)
-        return over
+            self._head.shrink(SETTLED * limits.max_norm / self._head.size)
+        return limits.enabled and self._learner.mend(self._head, limits) or over
 
     @property
     def delta(self) -> np.ndarray:
@@ -270,14 +269,15 @@ class Session:
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
 
-        It must do no more harm than is allowed now; a lower norm holds as if it were running.
+        The limits of now hold as if they were lowered while it runs; what would be nothing is not
+        taken.
         """
         with self._lock:
             before = self._head.state()
             self._head.load(layers)
-            shrunk = self._shrunk()
             harm = self._learner.harm(self._head.settled, self._settings)
-            if harm:
+            shrunk = self._within_limits()
+            if harm and not self._head.size:
                 self._head.load(before)
                 raise ValueError(f'adaptation: what was saved is not used: {harm}')
             self._clear()
