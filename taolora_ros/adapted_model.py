@@ -46,6 +46,7 @@ class AdaptedModel:
         self.problem = ''  # in words: why it cannot learn, or not be kept
         self.failed = ''   # why the last save, or the last round of learning, failed
         self._settings = AdaptationSettings()
+        self._forgotten = False  # it is still to be taken back on the disk
         self._retry: float | None = None  # monotonic time to try again to begin
         self._saved = 0    # updates that are in the checkpoint
         self._since: float | None = None  # monotonic time of the first update that is not
@@ -78,12 +79,14 @@ class AdaptedModel:
         try:
             weight = self.engine.read_weights('head.weight')['head.weight']
             reference = load_reference(reference_path(self.path), self.spec, weight)
+            if self._forgotten:
+                self._remove()
             self._folder = self._place()
             loaded = self._read()
             session = Session(self.spec, self.engine, reference, settings)
         except (ValueError, OSError, MemoryError) as error:
             self.problem = str(error) or repr(error)
-            if isinstance(error, BlockingIOError):  # whoever holds it may let go of it
+            if isinstance(error.__cause__ or error, BlockingIOError):  # and may let go of it
                 self._retry = time.monotonic() + RETRY
             if self.problem != before:
                 self._say('error', f'{self.spec.name} cannot learn: {self.problem}')
@@ -141,6 +144,8 @@ class AdaptedModel:
             self._save()
         if self.saver.error:
             self._saved = -1  # nothing is known to be on the disk: try again
+        elif self.saver.last:
+            self.problem = ''
         error = self.saver.error or self.settler.error
         if error and self.failed != error:
             self._say('error', error)
@@ -151,41 +156,49 @@ class AdaptedModel:
         if self.session is None:
             raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
         self._save()
+        saved = self._written()
+        waiting = self.session.status()['waiting']
+        later = f'; {waiting} feedbacks are still being learnt, and saved later' if waiting else ''
+        return f'{saved}{later}'
+
+    def _written(self) -> str:
+        """Wait for the disk; return in words where it is, or raise ValueError."""
         if not self.saver.flush(ASKED):
             raise ValueError(f'{self._folder}: not saved within {ASKED:g} s, it goes on')
         if self.saver.error:
             raise ValueError(self.saver.error)
-        waiting = self.session.status()['waiting']
-        later = f'; {waiting} feedbacks are still being learnt, and saved later' if waiting else ''
-        return f'saved in {self._folder}{later}'
+        self.problem = ''
+        return f'saved in {self._folder}'
 
     def _save(self) -> None:
         status = self.session.status()
         self._saved, self._since = status['updates'], None
         self._consolidated = self.session.last_consolidation
-        self.saver.save(self.session.state(), status)
+        self.saver.save(self.session.state(), status, over=self._forgotten)
+        self._forgotten = False
 
     def forget(self) -> str:
         """Take back what was learnt, on the disk too; return in words, or raise ValueError."""
-        if self.session is not None:
-            self.session.reset()
-            self._saved = -1  # until nothing is on the disk, too
-            if not self.saver.flush(ASKED):
-                raise ValueError(f'{self._folder}: not saved within {ASKED:g} s, it goes on')
-            self._remove()  # whoever wrote it
-            return f'taken back; {self.save()}'
-        self._folder = self._place()
-        if not self._remove():
-            raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
-        self.apply(self._settings)  # may begin now
-        return f'taken back; what was in {self._folder} is removed'
+        self._forgotten = True
+        if self.session is None:
+            found = self._remove()
+            self.apply(self._settings)  # may begin now
+            if not found:
+                raise ValueError(self.problem or 'nothing was learnt, adaptation is not enabled')
+            return f'taken back; what was in {self._folder} is removed'
+        self.session.reset()
+        self._save()
+        return f'taken back; {self._written()}'
 
     def _remove(self) -> bool:
         """Remove what is kept; return whether there was anything, or raise ValueError."""
+        self._folder = self._place()
         try:
-            return remove_checkpoint(self._folder)
+            found = remove_checkpoint(self._folder)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
+        self._forgotten = False
+        return found
 
     def close(self) -> None:
         """Save what is not saved yet, and end both threads."""

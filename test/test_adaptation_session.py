@@ -190,6 +190,12 @@ def test_a_limit_lowered_while_running_holds_at_once():
     most = np.abs(world.session._head.settled).max()
     world.session.settings = world.session.settings.changed(max_lost=0.1)
     assert 0.2 * before < world.session._head.size < 0.6 * before and in_the_engine(world)
+    lowered = world.session._head.size
+    world.session.settings = world.session.settings.changed(max_lost=1.0)
+    world.now += 10 ** 6
+    world.session.tick()  # what it was made of does not come back with the next consolidation
+    assert world.session._head.size == pytest.approx(lowered)
+    world.session.settings = world.session.settings.changed(max_lost=0.1)
     state = world.session.state()
     most *= 0.5
     world.session.load(state)  # as at the next start

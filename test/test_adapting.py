@@ -253,6 +253,53 @@ def test_a_reset_that_fails_is_done_later_and_what_was_learnt_does_not_return(
     again.close()
 
 
+@pytest.mark.parametrize('settings', [ON, AdaptationSettings()])
+def test_a_reset_before_anything_began_is_done_when_it_begins(model, tmp_path, settings):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    frozen = [e.score for e in beats(feeds[0])]
+    reject(adapting, beats(feeds[0]))
+    adapting.close()
+    with open(next(tmp_path.rglob('lock')), 'rb') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        adapting, feeds, _ = make(model, tmp_path, 'chest', settings=settings)
+        assert not adapting.reset()[0]
+    adapting._models['chest'].tick(time.monotonic() + 3600.0)
+    adapting.apply(AdaptationSettings())
+    adapting.apply(ON)
+    assert adapting.problem('chest') == '' and adapting.status('chest')['adaptation_norm'] == '0'
+    assert [e.score for e in beats(feeds[0])] == frozen
+    adapting.close()
+
+
+def test_a_reset_of_what_somebody_else_wrote_is_done_later_too(model, tmp_path, monkeypatch):
+    monkeypatch.setattr('taolora_ros.adapted_model.SETTLE', 0.0)
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    frozen = [e.score for e in beats(feeds[0])]
+    other, others, _ = make(model, tmp_path, 'chest')
+    reject(other, beats(others[0]))
+    other.close()
+    with open(next(tmp_path.rglob('lock')), 'rb') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not adapting.reset()[0]
+    for _ in range(3):
+        adapting.tick()
+        assert adapting._models['chest'].saver.flush(60.0)
+    adapting.close()
+    again, feeds, _ = make(model, tmp_path, 'chest')
+    assert [e.score for e in beats(feeds[0])] == frozen and again.problem('chest') == ''
+    again.close()
+
+
+def test_a_limit_that_leaves_nothing_loses_nothing(model, tmp_path):
+    adapting, feeds, _ = make(model, tmp_path, 'chest')
+    reject(adapting, beats(feeds[0]))
+    adapting.close()
+    adapting, feeds, log = make(model, tmp_path, 'chest', settings=ON.changed(max_norm=0.0))
+    assert any('begins anew' in text and 'max_norm' in text for text in log)
+    assert [path for path in tmp_path.rglob('checkpoint.json') if '.refused-' in str(path)]
+    adapting.close()
+
+
 def test_reset_works_where_the_folder_is_a_link(model, tmp_path):
     adapting, feeds, _ = make(model, tmp_path / 'kept', 'chest')
     reject(adapting, beats(feeds[0]))

@@ -158,6 +158,8 @@ def load_checkpoint(folder: str | Path, model: str) -> Loaded | None:
     if not path.exists():
         return None
     with locked(folder, fcntl.LOCK_SH, path):
+        if not path.exists():  # removed while the lock was waited for
+            return None
         manifest, identity = _read_manifest(path, model), digest_of_bytes(_read(path))
         files = {file: _read_blocks(folder / file)
                  for file in sorted({file for file, _ in manifest['blocks'].values()})}

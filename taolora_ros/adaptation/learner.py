@@ -137,12 +137,18 @@ class Learner:
         return f'it would lose {lost:.1%} of the reference\'s events and invent {new:.1%}'
 
     def mend(self, head: AdaptedHead, settings: AdaptationSettings) -> bool:
-        """Shrink what is settled until it does no more harm than allowed; tell whether it did."""
-        shares = iter([SHRINK] * TRIES + [0.0])
-        harmful = bool(self.harm(head.settled, settings))
-        while self.harm(head.settled, settings) and (share := next(shares, None)) is not None:
+        """Shrink what is settled until it fits the limits; return whether it did not.
+
+        What it does to the reference counts while adaptation is on.
+        """
+        over, shares = head.size > settings.max_norm, iter([SHRINK] * TRIES + [0.0])
+        if over:
+            head.shrink(SETTLED * settings.max_norm / head.size)
+        while settings.enabled and self.harm(head.settled, settings) and (
+                (share := next(shares, None)) is not None):
             head.shrink(share)
-        return harmful
+            over = True
+        return over
 
     def _crowd(self, label: int, memories: Iterable[StreamMemory]) -> list[Example]:
         """Return the recent events of a label in all streams, as if they had been confirmed."""

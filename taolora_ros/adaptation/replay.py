@@ -66,6 +66,11 @@ class Replay:
             del self.waiting[key]
             self._nudges.drop(key)
 
+    def let_go(self, delta: np.ndarray) -> None:
+        """Let go of all that is kept; what remains of it is ``delta``. What waits still does."""
+        self.kept.clear()
+        self.centre = delta
+
     def keep(self, key: str, example: Example, most: int, delta: np.ndarray) -> None:
         """Keep an example, and let go of what is over ``most``; what it changed, ``delta``, stays.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from taolora_ros.adaptation.blocks import State
-from taolora_ros.adaptation.checkpoint import Saved, save_checkpoint
+from taolora_ros.adaptation.checkpoint import Saved, remove_checkpoint, save_checkpoint
 
 PAUSE = 1.0  # s
 
@@ -35,20 +35,23 @@ class Saver:
         self.error: str | None = None
         self._changed = threading.Condition()
         self._waiting: tuple[Mapping[str, State], Mapping] | None = None
-        self._busy = self._closed = False
+        self._busy = self._closed = self._over = False
         self._hurry = 0  # how many wait for all to be written
         self._thread = threading.Thread(target=self._write, name='save_adaptation', daemon=True)
         self._thread.start()
 
-    def save(self, layers: Mapping[str, State], statistics: Mapping | None = None) -> None:
+    def save(self, layers: Mapping[str, State], statistics: Mapping | None = None,
+             over: bool = False) -> None:
         """Have ``layers`` (states, which are not changed any more) written soon.
 
-        Raise ValueError after ``close``.
+        With ``over`` in place of whatever there is, now or with the first save that succeeds. Raise
+        ValueError after ``close``.
         """
         with self._changed:
             if self._closed:
                 raise ValueError(f'{self.folder}: already closed, nothing more can be saved')
             self._waiting = (layers, statistics or {})
+            self._over |= over
             self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -88,10 +91,15 @@ class Saver:
                     return
                 rested = time.monotonic() + self.pause
                 (layers, statistics), self._waiting, self._busy = self._waiting, None, True
+                over = self._over
             try:
+                if over:
+                    remove_checkpoint(self.folder)
+                    self._over = False
                 self.last = save_checkpoint(self.folder, self.model, layers, statistics,
                                             self._writer, self._after)
-                self._after = self.last.identity
+                if self._after is not None:
+                    self._after = self.last.identity
                 self.error = None
             except Exception as error:  # whatever it is, it is told, and the next may succeed
                 self.error = f'{self.folder}: not saved: {error}'

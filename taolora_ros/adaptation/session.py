@@ -25,7 +25,7 @@ import numpy as np
 from taolora_ros.adaptation.examples import Example, make_example
 from taolora_ros.adaptation.guards import NEITHER, Judged, RateLimit
 from taolora_ros.adaptation.head import WEIGHTS, AdaptedHead
-from taolora_ros.adaptation.learner import SETTLED, Learner, Solution
+from taolora_ros.adaptation.learner import Learner, Solution
 from taolora_ros.adaptation.memory import StreamMemory
 from taolora_ros.adaptation.objective import Objective
 from taolora_ros.adaptation.reference import Reference
@@ -89,11 +89,11 @@ class Session:
                 memory.resize(settings.events, settings.seconds)
 
     def _within_limits(self) -> bool:
-        """Shrink what is settled until it fits the limits; return whether it did not."""
-        limits, over = self._settings, self._head.size > self._settings.max_norm
+        """Shrink what is settled until it fits the limits, for good; return whether it did not."""
+        over = self._learner.mend(self._head, self._settings)
         if over:
-            self._head.shrink(SETTLED * limits.max_norm / self._head.size)
-        return limits.enabled and self._learner.mend(self._head, limits) or over
+            self._replay.let_go(self._head.settled)
+        return over
 
     @property
     def delta(self) -> np.ndarray:
@@ -234,9 +234,7 @@ class Session:
                 if now - self._ticked < limits.interval or not limits.enabled or not examples:
                     return False
                 self._ticked = self.last_consolidation = now
-                self._head.consolidate()
-                self._consolidated = self._head.settled
-                self._lean()
+                self._fold()
                 solve = self._problem(examples, examples[-1].stream, next(reversed(replay.kept)))
             solution, harm = solve()
             with self._lock:
@@ -251,7 +249,11 @@ class Session:
             self.counts['rolled_back'] += 1
         else:
             self._head.settle(solution.change, solution.share)
-            self._head.consolidate()
+        self._fold()
+
+    def _fold(self) -> None:
+        """Fold micro into the base."""
+        self._head.consolidate()
         self._consolidated = self._head.settled
         self._lean()
 
@@ -269,17 +271,16 @@ class Session:
     def load(self, layers: dict[str, dict[str, np.ndarray]]) -> None:
         """Take back a ``state``; raise ValueError, and change nothing, when it does not fit.
 
-        The limits of now hold as if they were lowered while it runs; what would be nothing is not
-        taken.
+        The limits of now make it smaller; what would be nothing is not taken.
         """
         with self._lock:
             before = self._head.state()
             self._head.load(layers)
-            harm = self._learner.harm(self._head.settled, self._settings)
+            had, harm = self._head.size, self._learner.harm(self._head.settled, self._settings)
             shrunk = self._within_limits()
-            if harm and not self._head.size:
+            if had and not self._head.size:
                 self._head.load(before)
-                raise ValueError(f'adaptation: what was saved is not used: {harm}')
+                raise ValueError(f'adaptation: what was saved is not used: {harm or "max_norm: 0"}')
             self._clear()
             self.counts['limited'] += shrunk  # so that it is saved
             self._lean()
@@ -291,8 +292,7 @@ class Session:
                 self.clock() - self.last_consolidation)
             learnt = sum(self.counts[kind] for kind in (
                 'rejected', 'confirmed', 'missed', 'limited'))
-            return {'norm': self._head.size, 'updates': learnt,
-                    'trust': self.trusted,
+            return {'norm': self._head.size, 'updates': learnt, 'trust': self.trusted,
                     'drift': self._objective.size(self._head.settled - self._consolidated),
                     'replay': len(self._replay.kept), 'waiting': len(self._replay.waiting),
                     'seconds_since_consolidation': age,
