@@ -35,8 +35,8 @@ import numpy as np
 
 from taolora_ros.beat_symbols import episodes, groups, is_paced
 from taolora_ros.recording_checks import (
-    check_beats, check_fall, check_gravity, check_lead_scales, check_noise, check_samples, decode,
-    fault, open_npz, per_recording, pick_rate, positive)
+    as_text, beat_samples, check_beats, check_gravity, check_lead_scales, check_noise, decode,
+    fall_index, fault, flutter_marks, is_fall, open_npz, per_recording, pick_rate, place, positive)
 
 KINDS = ('imu', 'ecg')
 
@@ -47,8 +47,8 @@ class Recording:
 
     ``values`` is (N, C) float64: IMU acc x, y, z (m/s^2) and gyro x, y, z (rad/s, NaN where not
     recorded); ECG one column per lead (mV). ``rate`` in Hz; ``stamps`` (N,) int64 nanoseconds,
-    or None when the samples are uniform. ``source`` is the name of the file's folder. Times are
-    seconds from the first sample.
+    or None when the samples are uniform. ``source`` is the name of the file's folder, ``folders``
+    has those above it, too. Times are seconds from the first sample.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Recording:
     paced: bool = False
     snr_db: float | None = None
     noise_start_s: float = 0.0  # where the added noise begins
+    folders: tuple[str, ...] = ()  # that the file lies in, the nearest first
 
     @property
     def duration_s(self) -> float:
@@ -80,9 +81,9 @@ class Recording:
         """Whether this recording can be scored."""
         return self.is_fall is not None if self.kind == 'imu' else self.beat_times_s is not None
 
-    def lead(self, preferred: str = 'MLII') -> int:
-        """Return the column of the ``preferred`` lead, 0 when there is none."""
-        return self.leads.index(preferred) if preferred in self.leads else 0
+    def lead(self, preferred: tuple[str, ...] = ('MLII', 'ML2', 'II')) -> int:
+        """Return the column of the first of the ``preferred`` leads, 0 when there is none."""
+        return next((self.leads.index(name) for name in preferred if name in self.leads), 0)
 
 
 def load_recordings(data: str | Path, kind: str, skipped: dict[str, str] | None = None
@@ -140,7 +141,7 @@ def read_npz(path: str | Path) -> Iterator[Recording]:
         if kind is None:
             raise ValueError(f'{path}: neither acc_delta (IMU) nor sig_delta (ECG) inside')
         try:
-            arrays = {key: data[key] for key in data.files}
+            arrays = {key: as_text(data[key]) for key in data.files}
         except Exception as error:  # zipfile, zlib and numpy each raise their own
             raise fault(path, 'cannot be decoded: ', error) from error
     try:
@@ -237,17 +238,19 @@ def _imu(path: Path, arrays: dict) -> Iterator[Recording]:
 
 def _imu_recording(path: Path, arrays: dict, index: int, row: dict, values: np.ndarray
                    ) -> Recording:
-    check_fall(path, index, row, len(values))
     rate = pick_rate(path, 'imu', arrays.get('fs', np.nan), row.get('fs_eff', np.nan))
-    is_fall = bool(row['is_fall']) if 'is_fall' in row else None
-    peak = row.get('peak_index_derived', -1)
-    if is_fall and peak < 0:
-        first, last = max(int(row.get('fall_start', 0)), 0), int(row.get('fall_end', -1))
-        peak = first + _peak(values[first:last + 1 if last > first else None])
+    fell, peak = None, -1
+    if 'is_fall' in row:
+        fell = is_fall(path, index, row['is_fall'])
+    if fell:
+        peak, start, end = fall_index(path, index, row, len(values))
+        if peak < 0:
+            first = max(start, 0)
+            peak = first + _peak(values[first:end + 1 if end >= first else None])
     return Recording(
         name=str(row.get('name', f'{path.stem}-{index}')), kind='imu', rate=rate, values=values,
-        subject=str(arrays.get('subject', path.stem)), source=path.resolve().parent.name,
-        is_fall=is_fall, fall_time_s=float(peak) / rate if is_fall else None,
+        subject=str(arrays.get('subject', path.stem)), is_fall=fell,
+        fall_time_s=float(peak) / rate if fell else None, **place(path),
         code=str(row.get('code', '')), label=str(row.get('label', '')))
 
 
@@ -257,13 +260,13 @@ def _ecg(path: Path, arrays: dict) -> Iterator[Recording]:
                   for k, d in (('gain', 1), ('zero', 0)))
     check_lead_scales(path, gain, zero)
     rate = pick_rate(path, 'ecg', arrays.get('fs', np.nan))
-    if 0 in counts.shape or len(arrays.get('lead', counts)) != len(counts):
+    if 0 in counts.shape or len(np.atleast_1d(arrays.get('lead', counts[:, 0]))) != len(counts):
         raise ValueError(f'{path}: sig_delta {counts.shape} needs samples and one lead name a row')
     record = Recording(
         name=str(arrays.get('record', path.stem)), subject=str(arrays.get('record', path.stem)),
-        source=path.resolve().parent.name, kind='ecg', rate=rate,
+        kind='ecg', rate=rate, **place(path),
         values=((counts - zero[:, None]) / gain[:, None]).T,
-        leads=tuple(str(name) for name in arrays.get('lead', range(len(counts)))))
+        leads=tuple(str(name) for name in np.atleast_1d(arrays.get('lead', range(len(counts))))))
     _annotate_ecg(path, arrays, record)
     yield record
 
@@ -276,18 +279,17 @@ def _annotate_ecg(path: Path, arrays: dict, record: Recording) -> None:
         record.snr_db, record.noise_start_s = float(arrays['snr_db']), start / record.rate
         check_noise(path, record.snr_db, start, length)
     if 'beat_sample' in arrays and ('beat_aami' in arrays or 'beat_symbol' in arrays):
-        check_samples(path, 'beat_sample', arrays['beat_sample'], length, True)
-        record.beat_times_s = arrays['beat_sample'] / record.rate
-        aami, symbols = (per_recording(path, arrays, key, len(record.beat_times_s))
+        samples = beat_samples(path, arrays['beat_sample'], length)
+        record.beat_times_s = samples / record.rate
+        aami, symbols = (per_recording(path, arrays, key, len(samples))
                          for key in ('beat_aami', 'beat_symbol'))
-        check_beats(path, aami, symbols)
-        record.beat_aami = groups(symbols) if aami is None else aami
-        record.paced = is_paced(symbols, record.beat_aami)
-    if 'ann_symbol' in arrays or 'ann_sample' in arrays:  # each is of no use without the other
-        samples, symbols = arrays['ann_sample'], arrays['ann_symbol']
-        check_samples(path, 'ann_sample', samples, length, False)  # several may be at one sample
-        per_recording(path, arrays, 'ann_symbol', len(samples))
-        record.flutter_s = episodes(symbols, samples / record.rate, record.duration_s)
+        if aami is None:
+            check_beats(path, symbols, 'beat_symbol')
+            aami = groups(symbols)
+        check_beats(path, aami, 'beat_aami')
+        record.beat_aami, record.paced = aami, is_paced(symbols, aami)
+    symbols, samples = flutter_marks(path, arrays, length)
+    record.flutter_s = episodes(symbols, samples / record.rate, record.duration_s)
 
 
 def _peak(values: np.ndarray) -> int:

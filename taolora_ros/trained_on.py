@@ -1,7 +1,7 @@
 """Whom a model was trained on, and whether a recording is of one of them.
 
 Names repeat: U05 of one source is another person than U05 of the next. So the source counts, too,
-the name of the folder that a file lies in, and is taken for the same where one name contains the
+the names of the folders that a file lies in, and is taken for the same where one name contains the
 other, letters and digits alone, in either case: ``weda`` is also ``WEDA-FALL`` and ``my_weda``.
 Where the source of a name is not known, on either side, the name alone decides: better to take a
 stranger for somebody seen than the other way round.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from taolora_ros.recordings import Recording
 
 SHORTEST = 3  # characters that a name must have to be looked for in another one
+MANY = 15     # names of FIRST alone, from which a file without sources is one of these
 # Model files had no sources at first; all were trained on these, whose names do not repeat.
 FIRST = {
     'sisfall': frozenset((
@@ -40,7 +41,8 @@ class TrainedOn:
         names = frozenset(provenance.get('subjects', ()))
         told = provenance.get('sources')
         if told is None:
-            told = FIRST if names <= frozenset().union(*FIRST.values()) else {}
+            first = len(names) >= MANY and names <= frozenset().union(*FIRST.values())
+            told = FIRST if first else {}
         sources = {source: names.intersection(listed) for source, listed in told.items()}
         sources[''] = names.difference(*sources.values())
         return TrainedOn({source: listed for source, listed in sources.items() if listed})
@@ -59,7 +61,8 @@ class TrainedOn:
         Where noise was added the folder is that of the noise, not of whose signal it is.
         """
         noisy = recording.snr_db is not None
-        return self.includes(person(recording), '' if noisy else recording.source)
+        places = ('',) if noisy else recording.folders or (recording.source,)
+        return any(self.includes(person(recording), place) for place in places)
 
 
 def person(recording: Recording) -> str:

@@ -153,6 +153,7 @@ def test_of_a_file_that_is_damaged_further_on_nothing_is_judged(tmp_path):
     arrays = dict(np.load(tmp_path / 'imu' / 'S2.npz'))
     peaks = arrays['peak_index_derived'].copy()
     peaks[-1] = 10**6
+    arrays['is_fall'][-1] = True
     np.savez(tmp_path / 'imu' / 'S2.npz', **{**arrays, 'peak_index_derived': peaks})
     result = evaluate('imu', tmp_path, IMU, 1)
     assert {entry['subject'] for entry in result['recordings']} == {'S1'}

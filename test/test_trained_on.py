@@ -47,8 +47,11 @@ def test_added_noise_does_not_make_a_record_of_somebody_else(noise, name, person
 
 
 def test_a_file_without_sources_is_resolved_where_all_its_names_are_of_the_first_sets():
-    old = TrainedOn.of({'subjects': ['SA01', 'U05']})
-    assert old.sources == {'sisfall': {'SA01'}, 'weda': {'U05'}}
+    first = [*FIRST['sisfall'], 'U05']
+    old = TrainedOn.of({'subjects': first})
+    assert old.sources == {'sisfall': FIRST['sisfall'], 'weda': {'U05'}}
+    few = TrainedOn.of({'subjects': ['U01', 'U05']})  # of somebody else, who calls people so, too
+    assert few.includes('U05', 'clinic')
     assert old.includes('U05', 'weda_fall') and not old.includes('U05', 'clinic')
     mixed = TrainedOn.of({'subjects': ['U05', 'anna']})
     assert mixed.sources == {'': {'U05', 'anna'}} and mixed.includes('U05', 'clinic')
@@ -84,3 +87,20 @@ def test_training_tells_the_sources():
     assert told['subjects'] == ['a', 'b'] and told['sources'] == {'x': ['a', 'b'], 'y': ['a']}
     assert TrainedOn.of(told).named('a') == ('x', 'y')
     assert np.array_equal(corpus.source, ['x', 'x', 'y'])
+
+
+@pytest.mark.parametrize('folders, seen', [
+    (('weda',), True), (('store', 'weda'), True), (('U05', 'all', 'weda'), True),
+    (('clinic', 'data'), False), ((), False)])
+def test_folders_above_count_too(folders, seen):
+    trained_on = TrainedOn.of({'subjects': ['U05'], 'sources': {'weda': ['U05']}})
+    recording = dataclasses.replace(imu_recording('U05', False), source='else', folders=folders)
+    assert trained_on.has(recording) == seen
+
+
+def test_a_link_is_where_it_is_called_not_where_it_leads_to(tmp_path):
+    (tmp_path / 'weda').mkdir()
+    np.savez(tmp_path / 'blob.npz', acc_delta=np.zeros((3, 50), np.int16), acc_scale=1.0, fs=50.0)
+    (tmp_path / 'weda' / 'U05.npz').symlink_to(tmp_path / 'blob.npz')
+    recording = next(read_npz(tmp_path / 'weda' / 'U05.npz'))
+    assert recording.source == 'weda' and recording.folders[:2] == ('weda', tmp_path.name)
