@@ -109,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     console = _console()
     console.print(*tables(result))
     for line in notes(result):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     _write_json(args.json, result)
     return DAMAGED if result['skipped_files']['damaged'] else 0
 

@@ -37,7 +37,10 @@ class TrainedOn:
 
     @staticmethod
     def of(provenance: dict) -> TrainedOn:
-        """Return what the ``provenance`` of a model file tells: ``subjects``, by ``sources``."""
+        """Return what the ``provenance`` of a model file tells: ``subjects``, by ``sources``.
+
+        Whom the file was ``quantized_on`` counts, too.
+        """
         names = frozenset(provenance.get('subjects', ()))
         told = provenance.get('sources')
         if told is None:
@@ -45,6 +48,8 @@ class TrainedOn:
             told = FIRST if first else {}
         sources = {source: names.intersection(listed) for source, listed in told.items()}
         sources[''] = names.difference(*sources.values())
+        for source, also in provenance.get('quantized_on', {}).items():
+            sources[source] = sources.get(source, frozenset()).union(also)
         return TrainedOn({source: listed for source, listed in sources.items() if listed})
 
     def named(self, name: str) -> tuple[str, ...]:

@@ -68,6 +68,9 @@ def test_subjects_can_be_chosen(data):
     assert subjects(unseen=True) == {'S1'}
     with pytest.raises(ValueError, match='no recording left .* S2 that the model was not trained'):
         subjects(only=frozenset(['S2']), unseen=True)
+    partly = evaluate('imu', data, IMU, 1, only=frozenset(['S2', 'S9']))
+    assert partly['not_judged'] == ['S9']
+    assert 'asked for with --only and not judged: S9' in notes(partly)
 
 
 def test_somebody_of_the_same_name_elsewhere_is_somebody_else(data, tmp_path):

@@ -104,3 +104,10 @@ def test_a_link_is_where_it_is_called_not_where_it_leads_to(tmp_path):
     (tmp_path / 'weda' / 'U05.npz').symlink_to(tmp_path / 'blob.npz')
     recording = next(read_npz(tmp_path / 'weda' / 'U05.npz'))
     assert recording.source == 'weda' and recording.folders[:2] == ('weda', tmp_path.name)
+
+
+def test_whom_a_file_was_quantized_on_counts():
+    trained_on = TrainedOn.of({'subjects': ['U05'], 'sources': {'weda': ['U05']},
+                               'quantized_on': {'weda': ['U06'], 'phone': ['U05', 'anna']}})
+    assert trained_on.includes('anna', 'phone') and trained_on.includes('U06', 'weda')
+    assert trained_on.named('U05') == ('phone', 'weda') and not trained_on.includes('U06', 'phone')

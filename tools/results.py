@@ -57,7 +57,8 @@ def keep(raw: Path, out: Path, key: str | None = None) -> None:
 def shortened(result: dict) -> dict:
     """Return a result without what repeats and, for an IMU, without faultless recordings."""
     result = {key: value for key, value in result.items()
-              if key not in ('model', 'data', 'seconds', 'skipped_files', 'seen_in_training')}
+              if key not in ('model', 'data', 'seconds', 'skipped_files', 'seen_in_training',
+                             'namesakes', 'not_judged')}
     if 'fall' in result:
         wrong = [{key: value for key, value in r.items()
                   if key not in ('subject', 'duration_s', 'transient_fraction', 'counts')}

@@ -81,7 +81,8 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
     ``folds`` (see panel.py) each subject is judged by the model that left it out, if one did. The
     result is ready for JSON: ``fall``, or ``beat``, ``beat_50ms`` and ``veb``, over all recordings
     (ratios as fractions from 0 to 1), one entry each in ``recordings``, and what was left out:
-    ``skipped_files`` has the reasons of files ``not_of_kind`` and of ``damaged`` ones by path.
+    ``skipped_files`` has the reasons of files ``not_of_kind`` and of ``damaged`` ones by path,
+    ``not_judged`` who of ``only`` was not there, or not taken.
     Raise ValueError for data or a model that cannot be used.
     """
     other, damaged, alone = {}, {}, Path(data).is_file()
@@ -104,6 +105,7 @@ def evaluate(kind: str, data: str | Path, candidate: Candidate, processes: int |
         model.update(file='', folds=sorted({path.name for path in folds.values()}))
     return {**summarise(kind, [(row.entry, row.counts) for row in rows]),
             'seen_in_training': sum(row.seen for row in rows), 'namesakes': _namesakes(rows),
+            'not_judged': sorted((only or frozenset()) - {row.entry['subject'] for row in rows}),
             'model': model, 'data': str(data),
             'skipped_files': {'not_of_kind': other, 'damaged': dict(sorted(damaged.items()))},
             'seconds': time.monotonic() - started}

@@ -91,6 +91,8 @@ def notes(result: dict) -> list[str]:
     lines = [f'damaged, left out: {path}: {reason}' for path, reason in skipped['damaged'].items()]
     lines += [f'{count} files left out: {reason}'
               for reason, count in sorted(Counter(skipped['not_of_kind'].values()).items())]
+    if result.get('not_judged'):
+        lines.append(f'asked for with --only and not judged: {", ".join(result["not_judged"])}')
     if folds := result.get('model', {}).get('folds'):
         lines.append(f'each subject or record was judged by the one of {len(folds)} models that '
                      'never saw it; those that no model left out were not judged')

@@ -169,9 +169,16 @@ def quantize_model(job: Job, corpus: Corpus | None = None, source: Path | None =
                'logit_error_steady_transient': logit_error(network, quantized, sampler)}
     provenance = {**model.metadata['provenance'], 'quantization': asdict(options),
                   'tuning': asdict(job.tuning), 'quantized_without': sorted(job.left_out),
+                  'quantized_on': _by_source(corpus),
                   'teachers': [teacher.metadata['provenance']['training'] for teacher in teachers]}
     scale = anomaly_scale(spec, quantized, corpus, device)
     save_model(job.out, spec, quantized, scale, provenance, figures)
+
+
+def _by_source(corpus: Corpus) -> dict[str, list[str]]:
+    """Return the subjects in a corpus by source."""
+    return {source: np.unique(corpus.subject[corpus.source == source]).tolist()
+            for source in np.unique(corpus.source).tolist()}
 
 
 def load_teacher(path: Path, model: Model) -> Model:
@@ -240,6 +247,5 @@ def _provenance(job: Job, corpus: Corpus, device: torch.device) -> dict:
     return {'taolora_ros': taolora_ros.__version__, 'code': commit(), 'torch': torch.__version__,
             'device': name or device.type, 'training': asdict(job.training),
             'subjects': np.unique(corpus.subject).tolist(),
-            'sources': {source: np.unique(corpus.subject[corpus.source == source]).tolist()
-                        for source in np.unique(corpus.source).tolist()},
+            'sources': _by_source(corpus),
             'left_out': sorted(job.left_out)}
