@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -62,8 +63,8 @@ def summarise(sites: list[dict]) -> dict:
     moved = {name: _others(sites, name) for name in SHARES}
     hostile = {who: _draws(sites, who, _recall) for who in kinds}
     means = {who: mean(draws) for who, draws in hostile.items()}
-    hurt = {who: {name: mean(_draws_of_others(sites, who, name)) for name in SHARES}
-            for who in kinds}
+    hurt = {who: {name: mean(_draws(sites, who, partial(points, name=name), 'others_'))
+                  for name in SHARES} for who in kinds}
     return {
         'site_count': len(sites), 'subjects': sum(len(site['before']) for site in sites),
         'sites_with_feedback': sum(any(site['given'].values()) for site in sites),
@@ -112,18 +113,14 @@ def _recall(before: Count, after: Count) -> float | None:
     return points(before, after, 'recall')
 
 
-def _draws(sites: list[dict], who: str, figure: Callable[[Count, Count], float | None]
-           ) -> list[float | None]:
-    """Return a change over all sites by each draw of one kind of hostile operator."""
-    before = _judged(sites)[0]
-    return [figure(before, total(count for draw in draws for count in draw['after']))
-            for draws in zip(*(site['hostile'][who] for site in sites))]
+def _draws(sites: list[dict], who: str, figure: Callable[[Count, Count], float | None],
+           of: str = '') -> list[float | None]:
+    """Return a change over all sites by each draw of one kind of hostile operator.
 
-
-def _draws_of_others(sites: list[dict], who: str, name: str) -> list[float | None]:
-    """Return how a share of others changes by each draw of one kind of hostile operator."""
-    before = total(count for site in sites for count in site['others_before'])
-    return [points(before, total(count for draw in draws for count in draw['others_after']), name)
+    ``of`` is '' for who gave the feedback, 'others_' for all others.
+    """
+    before = total(count for site in sites for count in site[f'{of}before'])
+    return [figure(before, total(count for draw in draws for count in draw[f'{of}after']))
             for draws in zip(*(site['hostile'][who] for site in sites))]
 
 
