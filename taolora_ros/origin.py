@@ -23,7 +23,12 @@ def commit() -> str:
     return told.stdout.strip() or 'unknown'
 
 
-def versions() -> dict[str, str]:
-    """Return the version of Python and of each of PACKAGES."""
-    return {'python': platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES}}
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the version of Python and of each of ``packages``, 'not installed' without one."""
+    found = {'python': platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = 'not installed'
+    return found
