@@ -122,12 +122,14 @@ def test_rows_of_networks_can_be_compared():
     def row(way, batch):
         with torch.no_grad():
             made = gpu_networks.make({'model': 'imu_falls', 'way': way, 'batch': batch})
-            return made.told | turns.summary([gpu_networks.time_round(made) for _ in range(3)], [])
+            rounds = [{**gpu_networks.time_round(made), 'round': i} for i in range(3)]
+            return made.told | turns.summary(rounds, rounds)
 
     first = row('streams', 1)
     assert first['launches'] == 54
     assert 0 < first['device_single_us'] <= first['device_p99_us']
     assert first['device_jitter_us'] < 20
+    assert first['rounds'] == 3 and first['times_faster'] == 1.0  # than itself
     peers = [row(way, 8) for way in (gpu_networks.PEERS[0], gpu_networks.JOINED)]
     assert all(peer['device_us'] > 10 and peer['peak_bytes'] > 2e6 for peer in peers)
     again = row('streams', 1)  # whatever was measured before

@@ -9,6 +9,7 @@ import torch
 from taolora_ros.bench import gpu_layers, gpu_networks
 from taolora_ros.bench.isolated import serve
 from taolora_ros.bench.timing import copy_bandwidth
+from taolora_ros.threads import use_one_thread
 
 PARTS = {'networks': gpu_networks, 'layers': gpu_layers}
 MADE: list[gpu_networks.Running] = []  # one at most
@@ -44,5 +45,6 @@ def works() -> bool:
 
 
 if __name__ == '__main__':
+    use_one_thread()  # many of these make their networks at once
     with torch.no_grad():
         serve(answer, works)
