@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -113,6 +114,8 @@ class GraphEngine(ABC):
         if zero_copy is None:
             zero_copy = self._cuda and shares_memory(self._device)
         self.zero_copy = zero_copy
+        self._window_shape = (model.spec.window, model.network.features)
+        self._tokens = model.spec.tokens
         self.keeps_embedding = False
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()  # a run and a change of weights exclude each other
@@ -145,17 +148,16 @@ class GraphEngine(ABC):
 
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
         """Score windows (B, L, F) with gates (B, T); raise ValueError for other shapes."""
-        spec = self._model.spec
-        shape = (spec.window, self._model.network.features)
-        if windows.shape[1:] != shape or gates.shape != (len(windows), spec.tokens):
+        count, shape, tokens = len(windows), self._window_shape, self._tokens
+        if windows.shape[1:] != shape or gates.shape != (count, tokens):
             raise ValueError(f'windows {windows.shape} and gates {gates.shape}: expected '
-                             f'(B, {shape[0]}, {shape[1]}) and (B, {spec.tokens})')
+                             f'(B, {shape[0]}, {shape[1]}) and (B, {tokens})')
         with self._lock:
-            parts = [self.slot(min(len(windows) - first, LARGEST)).run(
+            if count <= LARGEST:
+                return self.slot(count).run(windows, gates, self.keeps_embedding)
+            parts = [self.slot(min(count - first, LARGEST)).run(
                 windows[first:first + LARGEST], gates[first:first + LARGEST],
-                self.keeps_embedding) for first in range(0, len(windows), LARGEST)]
-        if len(parts) == 1:
-            return parts[0]
+                self.keeps_embedding) for first in range(0, count, LARGEST)]
         return Scores(**{name: None if value is None else np.concatenate(
             [getattr(part, name) for part in parts]) for name, value in vars(parts[0]).items()})
 
@@ -201,8 +203,11 @@ class _Slot:
         self._windows = self._host.windows.view(batch, spec.window, -1).numpy()
         self._gates = self._host.gates.view(batch, spec.tokens).numpy()
         self._scores = self._host.outputs.numpy()
-        self._shapes = [tuple(getattr(self._host, n).shape) for n in ('probability', 'offset',
-                                                                      'anomaly')]
+        shapes = [tuple(getattr(self._host, name).shape)
+                  for name in ('probability', 'offset', 'anomaly')]
+        ends = list(accumulate(map(math.prod, shapes)))
+        self._parts = [(slice(end - math.prod(shape), end), shape)
+                       for end, shape in zip(ends, shapes)]
         self._graph = self._capture() if self._cuda else None
 
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -228,24 +233,22 @@ class _Slot:
             self._graph.replay()
 
     def run(self, windows: np.ndarray, gates: np.ndarray, keep: bool) -> Scores:
-        """Score at most as many windows as there is room for."""
+        """Score at most as many windows as there is room for.
+
+        What the host has to do is done while the GPU works, but for copies in and out.
+        """
         count = len(windows)
         self._windows[:count], self._gates[:count] = windows, gates
         self.start()
-        kept = np.empty_like(self._scores)  # while the GPU works
+        kept = np.empty_like(self._scores)
+        scores = Scores(*(kept[part].reshape(shape)[:count] for part, shape in self._parts))
         if self._cuda:
             torch.cuda.current_stream().synchronize()
-        embedding = None
-        if keep:
-            tokens = self._own.embedding.view(len(self._gates), self._gates.shape[1], -1)
-            embedding = tokens[:count].cpu().numpy().copy()
         kept[:] = self._scores
-        parts, at = [], 0
-        for shape in self._shapes:
-            size = math.prod(shape)
-            parts.append(kept[at:at + size].reshape(shape)[:count])
-            at += size
-        return Scores(*parts, embedding)
+        if not keep:
+            return scores
+        tokens = self._own.embedding.view(len(self._gates), self._gates.shape[1], -1)
+        return replace(scores, embedding=tokens[:count].cpu().numpy().copy())
 
 
 def issue(launches: Sequence[Launch | Fork], cuda: bool) -> None:
