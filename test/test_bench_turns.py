@@ -40,6 +40,10 @@ def test_each_round_times_each_way_once_in_another_order(asked):
     assert ours['p50_us'] == sorted(ours['p50_us_of_rounds'])[turns.ROUNDS // 2]
 
 
+def test_all_processes_are_awake_before_the_first_network_is_made(asked):
+    assert [row['awake'] for row in take('peer', 'ours', 'third', batches=(1, 2))] == [3] * 6
+
+
 def test_jitter_is_that_of_medians_of_rounds(asked):
     assert take('ours')[0]['jitter_us'] == 2.0  # one was interrupted
     assert 'times_faster' not in take('ours')[0]  # there is no peer to compare with

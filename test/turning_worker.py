@@ -10,12 +10,18 @@ from pathlib import Path
 
 from taolora_ros.bench.isolated import serve
 
-US = {'peer': 400.0, 'ours': 100.0, 'fails': 1.0, 'ends': 1.0, 'slow': 1.0}
+US = {'peer': 400.0, 'ours': 100.0, 'fails': 1.0, 'ends': 1.0, 'slow': 1.0, 'third': 1.0}
 
 
 def answer(case):
     """Yield a row for one step of a case."""
     file, way = Path(os.environ['TURNS']), case['way']
+    awake = file.with_suffix('.awake')
+    if case['step'] == 'wake':
+        with awake.open('a') as lines:
+            lines.write(f'{way}\n')
+        yield {}
+        return
     with file.open('a') as lines:
         lines.write(f'{case["step"]} {case["batch"]} {way}\n')
     asked = len(file.read_text().splitlines())
@@ -24,7 +30,7 @@ def answer(case):
             import no_such_package  # noqa: F401
         if way == 'slow':
             time.sleep(600)
-        yield {'peak_bytes': 5}
+        yield {'peak_bytes': 5, 'awake': len(awake.read_text().splitlines())}
         return
     if asked > 8 and way == 'fails':
         raise RuntimeError('no such kernel')

@@ -27,7 +27,13 @@ def answer(case: dict) -> Iterable[dict]:
 
 
 def network_step(case: dict) -> list[dict]:
-    """Return what is told of a network once it is made, or times of the one that was made last."""
+    """Return what is told of a network once it is made, or times of the one that was made last.
+
+    There is nothing to tell of a process that is awake: all is imported, and the GPU answers.
+    """
+    if case['step'] == 'wake':
+        torch.cuda.synchronize()
+        return [{}]
     if case['step'] == 'make':
         MADE.clear()  # or its memory would be there beside
         MADE.append(gpu_networks.make(case))

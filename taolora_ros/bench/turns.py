@@ -1,6 +1,6 @@
 """Ways to run the same network take turns: what the host does meanwhile falls on all alike.
 
-Each way has a process of its own. All make their networks, then in each round each is asked once
+Each way has a process of its own. All start, all make their networks, then in each round each is asked once
 for its times while the others wait, from round to round another one first. A process that fails or
 hangs takes only its own way along. Figures are medians over the rounds, and how many times faster
 a way is than the peer is taken round by round.
@@ -36,6 +36,7 @@ def take_turns(worker: str, cases: list[dict], until: float, peer: str, alone: t
     with ExitStack() as stack:
         workers = {way: stack.enter_context(Isolated('-m', worker))
                    for way in {case['way']: None for case in cases}}
+        wake(workers, until)
         for number, group in enumerate(groups):
             share = (until - time.monotonic()) / (len(groups) - number)
             for row in _group(workers, group, share, until, peer, alone, lost):
@@ -43,6 +44,17 @@ def take_turns(worker: str, cases: list[dict], until: float, peer: str, alone: t
                 done += 1
                 yield row
     report(len(cases), len(cases), '')
+
+
+def wake(workers: dict[str, Isolated], until: float) -> None:
+    """Let all processes import what they need, so that the first network is not short of time."""
+    def start(way: str) -> None:
+        case = {'part': 'networks', 'way': way}
+        step(workers, case, 'wake', min(most_seconds(case), until - time.monotonic()))
+
+    if workers and time.monotonic() < until:
+        with ThreadPoolExecutor(len(workers)) as pool:
+            list(pool.map(start, workers))
 
 
 def grouped(cases: list[dict]) -> list[list[dict]]:
@@ -119,7 +131,7 @@ def rotated(cases: list, number: int) -> list:
 
 
 def step(workers: dict[str, Isolated], case: dict, name: str, seconds: float) -> dict:
-    """Return what the process of a way answers to 'make' or 'time', or a note."""
+    """Return what the process of a way answers to 'wake', 'make' or 'time', or a note."""
     rows = list(run_case(workers[case['way']], {**case, 'step': name}, seconds))
     return {key: value for key, value in rows[-1].items() if key not in about(case)}
 
