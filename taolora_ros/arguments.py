@@ -105,6 +105,9 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--sample-rate', type=float, default=0.0, metavar='HZ',
                         help='rate of messages that do not say it')
     parser.add_argument('--unit', default='', help="unit of the values; default: the model's")
+    parser.add_argument('--stamps', choices=('sampling', 'arrival'), default='sampling',
+                        help='what stamps in headers of a bag tell: when samples were taken '
+                             '(default), or when they arrived, to be evened out')
     parser.add_argument('--recording', metavar='NAME', help='name or number in an .npz file')
     parser.add_argument('--label', help='show events of this label only')
     parser.add_argument('--json', metavar='FILE', help='write what was read and found there too')

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taolora_ros.conversions import BIOSIGNAL, IMU, BiosignalConverter, FieldConverter, ImuConverter
-from taolora_ros.converter import Converter
+from taolora_ros.conversions import BIOSIGNAL, IMU, converter_of
+from taolora_ros.converter import STAMPS, Converter
 from taolora_ros.spec import ModelSpec
 
 FLOATS = ('std_msgs/msg/Float32', 'std_msgs/msg/Float32MultiArray')
@@ -117,16 +117,14 @@ class Bag:
             yield messages, arrivals
 
     def converter(self, topic: Topic, spec: ModelSpec, field: str = '', sample_rate: float = 0.0,
-                  unit: str = '') -> Converter:
+                  unit: str = '', stamps: str = STAMPS[0]) -> Converter:
         """Return what turns this topic's messages into samples; parameters as for the node."""
-        if topic.type == IMU:
-            return ImuConverter(spec, field)
-        if topic.type == BIOSIGNAL:
-            return BiosignalConverter(spec, field, unit)
+        message = None
         if topic.type in FLOATS:
             field = field or 'data'
-        message = _message_type(self._typestore(topic), topic.type)
-        return FieldConverter(topic.type, message, spec, field, sample_rate, unit)
+        if topic.type not in (IMU, BIOSIGNAL):
+            message = _message_type(self._typestore(topic), topic.type)
+        return converter_of(topic.type, message, spec, field, sample_rate, unit, stamps)
 
     def _typestore(self, topic: Topic):
         for store in (self._reader.typestore, self._store):

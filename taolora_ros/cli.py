@@ -176,7 +176,7 @@ def _replay(args: argparse.Namespace) -> int:
         from taolora_ros.report import check_plotly, write_report
         check_plotly()
     source = Source(Path(args.source), args.topic, args.field, args.sample_rate, args.unit,
-                    args.recording)
+                    args.stamps, args.recording)
     played = replay(source, lambda kind: _candidate(args, kind), _console(), args.label,
                     bool(args.report))
     _write_json(args.json, [one.to_dict() for one in played])

@@ -13,7 +13,7 @@ import numpy as np
 from taolora_ros import message_types
 from taolora_ros.block_clock import ARRIVAL_JITTER, BlockClock
 from taolora_ros.cdr import read_imu
-from taolora_ros.converter import Converter
+from taolora_ros.converter import STAMPS, Converter
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
 from taolora_ros.units import factors
@@ -37,6 +37,14 @@ def checked_rate(rate: float) -> float:
     return float(rate)
 
 
+def declared_rate(rate: float) -> float:
+    """Return the parameter sample_rate (Hz, 0: not declared); raise ValueError naming it."""
+    try:
+        return checked_rate(rate) if rate else 0.0
+    except ValueError as error:
+        raise ValueError(f'sample_rate: {error}') from error
+
+
 def check_length(count: int, rate: float) -> None:
     """Raise ValueError when ``count`` samples at ``rate`` (Hz) are too long for one message."""
     if count > LONGEST * rate:
@@ -45,26 +53,37 @@ def check_length(count: int, rate: float) -> None:
 
 
 def make_converter(type_name: str, spec: ModelSpec, field: str = '', sample_rate: float = 0.0,
-                   unit: str = '') -> Converter:
+                   unit: str = '', stamps: str = STAMPS[0]) -> Converter:
     """Return the converter from messages of a type to samples for ``spec``.
 
     ``field`` says where the values are (dotted path, one or, separated by commas, one for each
     channel; for Biosignal the names of its channels), ``sample_rate`` (Hz, 0: as the messages
-    say) and ``unit`` ('': the model's) what the messages do not say themselves. Raise ValueError,
-    starting with the name of the parameter at fault, when this type cannot be read that way.
+    say) and ``unit`` ('': the model's) what the messages do not say themselves, ``stamps`` what
+    those of headers tell. Raise ValueError, starting with the name of the parameter at fault, when
+    this type cannot be read that way.
     """
     try:
         name = message_types.full_name(type_name)
         message = message_types.message_class(name)
     except ValueError as error:
         raise ValueError(f'type: {error}') from error
+    return converter_of(name, message, spec, field, sample_rate, unit, stamps)
+
+
+def converter_of(name: str, message: type | None, spec: ModelSpec, field: str = '',
+                 sample_rate: float = 0.0, unit: str = '', stamps: str = STAMPS[0]) -> Converter:
+    """Return the converter from ``message``, None where it has its own; see ``make_converter``."""
+    if stamps not in STAMPS:
+        raise ValueError(f'stamps: {stamps!r} is none of {", ".join(STAMPS)}')
     if name == IMU:
         converter = ImuConverter(spec, field)
-        converter.expected_rate = sample_rate
-        return converter
-    if name == BIOSIGNAL:
-        return BiosignalConverter(spec, field, unit)
-    return FieldConverter(name, message, spec, field, sample_rate, unit)
+        converter.expected_rate = declared_rate(sample_rate)
+    elif name == BIOSIGNAL:
+        converter = BiosignalConverter(spec, field, unit)
+    else:
+        converter = FieldConverter(name, message, spec, field, sample_rate, unit)
+    converter.late_stamps = stamps == 'arrival'
+    return converter
 
 
 class ImuConverter(Converter):
@@ -83,7 +102,7 @@ class ImuConverter(Converter):
         """Return one sample for each message; they are all serialised, or none is."""
         if messages and isinstance(messages[0], bytes):
             return self._read(messages)
-        stamps = np.array([nanoseconds(m.header.stamp) for m in messages], np.int64)
+        stamps = np.array([self._taken(nanoseconds(m.header.stamp)) for m in messages], np.int64)
         rows = np.array([_imu_row(m) for m in messages], np.float64).reshape(-1, 6)  # (N, 6)
         if messages:
             self.frame_id = messages[-1].header.frame_id
@@ -97,7 +116,10 @@ class ImuConverter(Converter):
             self.problem = f'serialised {IMU} of a length that it cannot have'
         self.frame_id = batch.frame_id or self.frame_id
         self._without_acceleration(batch.no_acceleration)
-        return Samples(batch.stamps, batch.values)
+        stamps = batch.stamps
+        if self.late_stamps:
+            stamps = np.array([self._taken(stamp) for stamp in stamps.tolist()], np.int64)
+        return Samples(stamps, batch.values)
 
     def _without_acceleration(self, count: int) -> None:
         if count:
@@ -150,8 +172,8 @@ class BiosignalConverter(Converter):
         contiguous = self._follows(int(message.sequence))
         start = nanoseconds(message.header.stamp)
         if start > 0 and len(values):
-            start = self._clock.place(start, len(values), rate, 0.5 * len(values) / rate,
-                                      contiguous)
+            start = self._clock.place(start, len(values), rate,
+                                      self._tolerance(len(values) / rate), contiguous)
         return self._block(start, rate, values)
 
     def _columns(self, names: list[str], channels: int) -> list[int]:
@@ -196,7 +218,7 @@ class FieldConverter(Converter):
         self.stamped = known.get('header') == 'std_msgs/Header'
         self.paths, arrays = _checked_paths(name, message, spec, field)
         rate_fields = [name for name in RATE_FIELDS if name in known]
-        self.expected_rate = checked_rate(sample_rate) if sample_rate else 0.0
+        self.expected_rate = declared_rate(sample_rate)
         self.rate_field = '' if self.expected_rate or not rate_fields else rate_fields[0]
         if not self.expected_rate and not (self.stamped and not arrays) and not self.rate_field:
             why = 'holds several samples' if self.stamped else 'has no header'
@@ -226,8 +248,11 @@ class FieldConverter(Converter):
                                rate, values)
         self.frame_id = message.header.frame_id
         start = nanoseconds(message.header.stamp)
-        if start > 0 and len(values) > 1:
-            start = self._clock.place(start, len(values), rate, 0.5 * len(values) / rate)
+        if len(values) == 1:
+            start = self._taken(start)
+        elif start > 0:
+            start = self._clock.place(start, len(values), rate,
+                                      self._tolerance(len(values) / rate))
         return self._block(start, rate, values)
 
     def _width(self, message, count: int) -> int:

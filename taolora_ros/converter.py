@@ -6,8 +6,12 @@ from collections import Counter
 
 import numpy as np
 
+from taolora_ros.arrival_clock import ArrivalClock
+from taolora_ros.block_clock import ARRIVAL_JITTER
 from taolora_ros.samples import Samples
 from taolora_ros.spec import ModelSpec
+
+STAMPS = ('sampling', 'arrival')  # what header stamps may tell
 
 
 class Converter:
@@ -15,11 +19,14 @@ class Converter:
 
     ``counts`` tells by reason what was left out, ``problem`` the last reason in words,
     ``frame_id`` the sensor's frame as last seen, ``stamped`` whether messages carry header stamps
-    (otherwise ``arrival`` times and the declared rate stand in), ``raw`` whether it reads bytes,
-    ``expected_rate`` how many samples a second there should be (Hz, 0: nobody has said).
+    (otherwise ``arrival`` times and the declared rate stand in), ``late_stamps`` whether those
+    tell when a sample arrived at its driver, so that they must be evened out, ``raw`` whether it
+    reads bytes, ``expected_rate`` how many samples a second there should be (Hz, 0: nobody has
+    said).
     """
 
     stamped = True
+    late_stamps = False
     raw = False
 
     def __init__(self, spec: ModelSpec):
@@ -28,6 +35,7 @@ class Converter:
         self.problem = ''
         self.frame_id = ''
         self.expected_rate = 0.0
+        self._even = ArrivalClock()
 
     def convert(self, messages: list, arrivals: list[int]) -> Samples:
         """Return the samples of ``messages`` that arrived at ``arrivals`` (ns), in order."""
@@ -54,3 +62,13 @@ class Converter:
         if start <= 0:
             return Samples(np.full(len(values), start, np.int64), values)
         return Samples.uniform(start, rate, values)
+
+    def _taken(self, stamp: int) -> int:
+        """Return when a single sample was taken whose header's stamp (ns) is given."""
+        if not self.late_stamps or stamp <= 0:
+            return stamp
+        return self._even.place(stamp, self.expected_rate)
+
+    def _tolerance(self, duration: float) -> float:
+        """Return how far (s) the stamp of a block of ``duration`` (s) may be off its place."""
+        return max(0.5 * duration, ARRIVAL_JITTER if self.late_stamps else 0.0)

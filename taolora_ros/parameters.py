@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from taolora_ros.adaptation.settings import RANGES, AdaptationSettings
+from taolora_ros.converter import STAMPS
 from taolora_ros.parameter import Parameter
 from taolora_ros.settings import GATES, Settings
 from taolora_ros.spec import SPECS, ModelSpec
@@ -54,6 +55,9 @@ STREAM = (
     Parameter('sample_rate', float, 0.0, 'rate of the samples when messages do not say; 0: they '
               'do, or nobody does (Imu) and what is usual is expected', unit='Hz', low=0.0,
               high=1e6),
+    Parameter('stamps', str, STAMPS[0], 'what header stamps tell. sampling: when samples were '
+              'taken; arrival: when they reached the driver, in bursts say, so that they are '
+              'evened out, at sample_rate or at the rate that the stamps have', choices=STAMPS),
     Parameter('event_threshold', float, None, 'score from which something is an event',
               low=0.0, high=1.0, dynamic=True),
     Parameter('anomaly_threshold', float, None, 'score from which a window is anomalous; 1: the '

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from taolora_ros.bags import IMU, Bag
+from taolora_ros.converter import STAMPS
 from taolora_ros.evaluation.detection import Candidate, recording_samples
 from taolora_ros.recorder import Recorder
 from taolora_ros.recordings import Recording, read_npz
@@ -32,6 +33,7 @@ class Source:
     field: str = ''
     sample_rate: float = 0.0
     unit: str = ''
+    stamps: str = STAMPS[0]
     recording: str | None = None
 
 
@@ -142,7 +144,8 @@ def _replay_bag(source: Source, candidate, console: Console, label: str | None,
         topic = bag.choose(source.topic)
         kind = 'imu' if topic.type == IMU else 'ecg'
         loaded = candidate(kind).load()
-        converter = bag.converter(topic, loaded[0], source.field, source.sample_rate, source.unit)
+        converter = bag.converter(topic, loaded[0], source.field, source.sample_rate, source.unit,
+                                  source.stamps)
         pieces = (converter.convert(*piece) for piece in bag.messages(topic))
         played = play(f'{topic.name} ({topic.type}, {topic.count} messages)', pieces, loaded,
                       console, label, counts=converter.counts,

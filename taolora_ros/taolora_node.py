@@ -106,7 +106,8 @@ class TaoloraNode(ManagedNode):
             settings = self._parameters_live.declare_settings(stream, model.spec)
             with said_of(f'{stream}.'):
                 converter = make_converter(given['type'], model.spec, given['field'],
-                                           given['sample_rate'], given['unit'])
+                                           given['sample_rate'], given['unit'],
+                                           given['stamps'])
             feed = Feed(stream, converter, Detector(model.spec, engine, settings, stream), engine)
             self._streams[stream] = Running(feed, f'{engine.name} on {engine.device}', given)
             self._parameters_live.feeds[stream] = feed

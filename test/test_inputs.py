@@ -13,6 +13,7 @@ from std_msgs.msg import Float32, Float32MultiArray, MultiArrayDimension
 from taolora_msgs.msg import Biosignal, Event
 
 from taolora_ros import synthetic
+from taolora_ros.conversions import nanoseconds
 
 RATE, SECONDS = 100, 18  # of the fall
 IMU, ECG = {'model': 'imu_falls'}, {'model': 'ecg_beats'}
@@ -23,6 +24,7 @@ STREAMS = {
     'vector': {**IMU, 'type': 'geometry_msgs/Vector3Stamped', 'unit': 'g',
                'field': 'vector.x, vector.y, vector.z'},
     'no_gyro': {**IMU, 'type': 'sensor_msgs/msg/Imu'},
+    'watch': {**IMU, 'type': 'sensor_msgs/msg/Imu', 'stamps': 'arrival'},
     'array': {**IMU, 'type': 'std_msgs/msg/Float32MultiArray', 'sample_rate': float(RATE)},
     'biosignal': {**ECG, 'type': 'taolora_msgs/msg/Biosignal'},
     'number': {**ECG, 'type': 'std_msgs/msg/Float32', 'sample_rate': 360.0, 'unit': 'uV'},
@@ -68,6 +70,15 @@ def no_gyro(played):
         yield message
 
 
+def on_arrival(played):
+    """Yield Imu messages stamped as by a driver that gets them in bursts of 0.13 s, some later."""
+    every, rng = 130_000_000, np.random.default_rng()
+    for message in played:
+        stamp = -(-nanoseconds(message.header.stamp) // every) * every + int(rng.normal(0, 3e6))
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
+        yield message
+
+
 def accel(message, row):
     a = message.accel.linear
     a.x, a.y, a.z = row[:3]
@@ -96,6 +107,7 @@ def messages(stream, start):
         'accel': (AccelStamped, stamped(AccelStamped, accel, fall(), start)),
         'vector': (Vector3Stamped, stamped(Vector3Stamped, vector, fall(), start)),
         'no_gyro': (Imu, no_gyro(imu_messages(fall(), RATE, start))),
+        'watch': (Imu, on_arrival(imu_messages(fall(), RATE, start))),
         'array': (Float32MultiArray, arrays(fall(), 7)),
         'biosignal': (Biosignal, blocks(ecg[:, 0], 360, start)),
         'number': (Float32, (Float32(data=1000 * float(v)) for v in ecg[:, 0])),
@@ -134,7 +146,17 @@ def test_events_are_found_in_every_kind_of_message(played, talker, stream):
     assert counts <= (PAUSES if 'sample_rate' in STREAMS[stream] else set()), values
 
 
+def test_a_fall_stamped_on_arrival_has_its_time_but_for_the_mean_delay(played):
+    stamps = {e.stream: nanoseconds(e.header.stamp) for e in played[0]
+              if e.stream in ('imu', 'watch') and e.phase == Event.START}
+    starts = {stream: nanoseconds(played[1][stream][0].header.stamp) for stream in stamps}
+    delay = (stamps['watch'] - starts['watch'] - stamps['imu'] + starts['imu']) / SECOND
+    assert abs(delay) < 0.15  # half a burst, and where in one the first sample lay
+
+
 @pytest.mark.parametrize('given, said', [
+    ({'type': 'sensor_msgs/msg/Imu', 'stamps': 'arrivals'},
+     ('imu.stamps', 'arrivals', 'sampling, arrival')),
     ({'type': 'geometry_msgs/msg/AccelStamped', 'field': 'accel.linear.w'},
      ('imu.field', 'accel.linear.w', 'x, y, z')),
     ({'type': 'geometry_msgs/msg/AccelStamped'}, ('imu.field', 'not given', 'accel.linear.x')),

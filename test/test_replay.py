@@ -49,6 +49,19 @@ def bag(tmp_path_factory):
     return write(folder / 'bag', store, {'/imu/data': (IMU, messages)}), scene
 
 
+def test_a_bag_stamped_on_arrival_is_evened_out_when_that_is_said(tmp_path):
+    store = get_typestore(Stores.ROS2_JAZZY)
+    scene = imu_scene(('walk', 'fall', 'get_up'), 5)
+    taken = START + np.arange(len(scene.values)) * 10**7
+    messages = [(int(ns), imu(store.types, int(-(-ns // 10**8) * 10**8), row[:3], row[3:]))
+                for ns, row in zip(taken, scene.values)]
+    path = write(tmp_path / 'bag', store, {'/imu/data': (IMU, messages)})
+    (raw,), _ = run(path)
+    (even,), _ = run(path, stamps='arrival')
+    assert raw.counts['repeated'] > len(taken) // 2 and not even.counts
+    assert [e['phase'] for e in even.events if e['label'] == 'fall'] == ['start', 'end']
+
+
 def test_all_recordings_of_a_file_are_played(recordings):
     played, text = run(recordings)
     assert [one.name for one in played] == ['walk-1 (walk)', 'fall-2 (fall)', 'jump-3 (jump)']
