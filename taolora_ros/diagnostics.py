@@ -19,6 +19,7 @@ RECENT = 5           # rates whose mean is judged
 OFF = 0.2            # a rate is wrong when it is off by more than this part
 SKEW = 1.0           # s between clock and stamps from which clocks disagree ...
 RECORDED = 3600.0    # s ... up to which; beyond it, it is a recording that is played
+BUNCHED = 0.55       # part of the steps inside bursts; half when each message comes twice
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -41,6 +42,8 @@ class StreamDiagnostics:
         self._counts = Counter(feed.counts())
         self._events: dict[str, object] = {}
         self._rates: deque[float] = deque(maxlen=LEARNT)  # samples per second of their stamps
+        self._bunched: deque[float] = deque(maxlen=RECENT)
+        self._told_of_bursts = False
 
     def status(self, now: int, intake_break: float = 0.0, adaptation: dict | None = None,
                problem: str = '') -> DiagnosticStatus:
@@ -57,13 +60,16 @@ class StreamDiagnostics:
         came = messages - self._messages
         if self._stamp and stamp > self._stamp:
             self._rates.append(report.samples * NANOSECONDS / (stamp - self._stamp))
+        if report.samples:
+            self._bunched.append(report.bunched)
         self._now, self._stamp, self._messages = now, stamp, messages
         counts, events, before = feed.counts(), self.intake.events(), self._events
         fresh, self._counts, self._events = counts - self._counts, counts, events
         level, problems = self._silence()
         if not problems:
-            problems = [*self._rate(), *_fresh(fresh, feed.problem), *report.problems,
-                        *_events(events, before), *self._skew(), *filter(None, [problem])]
+            problems = [*self._bursts(), *self._rate(), *_fresh(fresh, feed.problem),
+                        *report.problems, *_events(events, before), *self._skew(),
+                        *filter(None, [problem])]
             level = WARN if problems else OK
         text = '; '.join(problems) or ('running' if feed.messages else 'waiting for messages')
         values = self._values(report, came / elapsed if elapsed else 0.0, events, counts)
@@ -89,6 +95,7 @@ class StreamDiagnostics:
             'expected_rate_hz': f'{self.expected_rate:.1f}',
             'silent_s': f'{feed.silence.lasted:.2f}',
             'stamp_skew_s': f'{feed.health.skew:.3f}',
+            'bunched_fraction': f'{report.bunched:.3f}',
             'missing_fraction': f'{report.missing:.3f}',
             'saturated_fraction': f'{report.railed:.3f}',
             'flat_channels': ', '.join(report.flat),
@@ -118,6 +125,16 @@ class StreamDiagnostics:
         if len(recent) < RECENT or not expected or abs(rate - expected) <= OFF * expected:
             return []
         return [f'{rate:.1f} samples a second, {expected:.1f} expected']
+
+    def _bursts(self) -> list[str]:
+        """Say that stamps look like times of arrival; the log, too, which is told once."""
+        if len(self._bunched) < RECENT or sum(self._bunched) <= BUNCHED * RECENT:
+            return []
+        text = (f'samples are stamped in bursts, as if on arrival; if the driver does so, set '
+                f'{self.feed.name}.stamps to arrival')
+        if not self._told_of_bursts:
+            self._told_of_bursts, self.feed.problem = True, text
+        return [text]
 
     def _skew(self) -> list[str]:
         skew = self.feed.health.skew

@@ -12,6 +12,7 @@ import numpy as np
 from taolora_ros.samples import NANOSECONDS, Samples
 from taolora_ros.spec import ModelSpec
 from taolora_ros.stream import usable_limits
+from taolora_ros.timeline import GAP
 
 KEPT = 2**18      # samples kept for the next question; older ones are let go
 STUCK = 3.0       # s for which a channel does not change while others do
@@ -21,6 +22,8 @@ LEAD_TIME = 3.0   # s ... for so long
 STEPS = 100       # smallest steps that a channel's range must hold for its ends to be rails
 MOVING = 10       # smallest steps from lowest to highest that are movement
 RAILED = 0.02     # part of the samples at a rail from which it is said
+LEAST = 15        # steps from one stamp to the next from which something is said of them
+BURST = 0.25      # a step shorter than this part of the mean one is one inside a burst
 RUN = 5           # samples in a row at an end of the range that are a rail and not chance
 
 
@@ -62,11 +65,13 @@ class Channel:
 class Report:
     """What was seen since the last report: ``missing`` is the part of values that were not
     numbers, ``railed`` the largest part of a channel at its lowest or highest value ever,
-    ``problems`` what is wrong, in words.
+    ``bunched`` the part of the steps between stamps that lie inside bursts, ``problems`` what is
+    wrong, in words.
     """
 
     samples: int
     missing: float
+    bunched: float
     railed: float
     flat: tuple[str, ...]
     problems: tuple[str, ...]
@@ -84,7 +89,7 @@ class Health:
         self.skew = 0.0
         self._limits = usable_limits(spec)
         self._channels = [Channel(name) for name in spec.channels]
-        self._kept: list[np.ndarray] = []
+        self._kept: list[Samples] = []
         self._count = 0
 
     def push(self, samples: Samples, arrival: int) -> None:
@@ -93,21 +98,21 @@ class Health:
             return
         self.last_stamp = int(samples.stamps[-1])
         self.skew = (arrival - self.last_stamp) / NANOSECONDS
-        self._kept.append(samples.values)
+        self._kept.append(samples)
         self._count += len(samples)
         while self._count > KEPT and len(self._kept) > 1:
             self._count -= len(self._kept.pop(0))
 
-    def take(self) -> list[np.ndarray]:
+    def take(self) -> list[Samples]:
         """Return what was kept, and keep it no longer."""
         kept, self._kept, self._count = self._kept, [], 0
         return kept
 
-    def judge(self, kept: list[np.ndarray], seconds: float) -> Report:
+    def judge(self, kept: list[Samples], seconds: float) -> Report:
         """Look at what was kept in the last ``seconds``."""
         if not kept:
-            return Report(0, 0.0, 0.0, (), ())
-        values = np.concatenate(kept)  # (n, C)
+            return Report(0, 0.0, 0.0, 0.0, (), ())
+        values = np.concatenate([samples.values for samples in kept])  # (n, C)
         good = np.abs(values) <= self._limits  # False for NaN too
         for channel, column, usable in zip(self._channels, values.T, good.T):
             if usable.any():
@@ -118,7 +123,8 @@ class Health:
             problems.append(f'{railed.name} at the end of its range ({railed.low:.4g} or '
                             f'{railed.high:.4g}) for {100 * railed.railed:.0f} % of the time')
         flat = tuple(channel.name for channel in self._channels if channel.flat >= STUCK)
-        return Report(len(values), float(np.isnan(values).mean()), railed.railed, flat,
+        bunched = _bunched(np.concatenate([samples.stamps for samples in kept]))
+        return Report(len(values), float(np.isnan(values).mean()), bunched, railed.railed, flat,
                       tuple(problems))
 
     def _stuck(self) -> list[str]:
@@ -134,6 +140,13 @@ class Health:
             return []
         return [f'{channel.name} stuck at {channel.last:.4g} for {channel.flat:.0f} s'
                 for channel in channels if channel.flat >= STUCK]
+
+
+def _bunched(stamps: np.ndarray) -> float:
+    """Return the part of the steps between ``stamps`` (n,) ns that are far below their mean."""
+    steps = np.diff(stamps)
+    steps = steps[np.abs(steps) <= GAP]  # longer ones are gaps or jumps
+    return float((steps < BURST * steps.mean()).mean()) if len(steps) >= LEAST else 0.0
 
 
 def _in_runs(hit: np.ndarray) -> int:

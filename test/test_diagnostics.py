@@ -16,7 +16,7 @@ from taolora_msgs.msg import Anomaly, Biosignal
 from taolora_ros.conversions import nanoseconds
 
 RATE, SECONDS = 100, 14
-STREAMS = ('well', 'slow', 'stuck', 'ahead', 'jumpy', 'holey', 'late', 'unworn')
+STREAMS = ('well', 'slow', 'stuck', 'ahead', 'jumpy', 'holey', 'late', 'unworn', 'bursty')
 DEADLINE = 100_000_000  # ns
 
 
@@ -53,6 +53,8 @@ def troubles(rng, start):
     ahead = {'ahead': 30 * SECOND}
     played = {stream: list(imu_messages(rows, RATE, start + ahead.get(stream, 0)))
               for stream, rows in values.items()}
+    for i, message in enumerate(played['bursty']):
+        message.header.stamp = played['bursty'][i - i % 7].header.stamp
     played['slow'][::2] = [None] * (SECONDS * RATE // 2)
     for i in range(RATE, SECONDS * RATE, 2 * RATE):
         played['jumpy'][i].header.stamp.sec -= 5
@@ -97,7 +99,7 @@ def problems(told, stream):
 
 def test_a_good_stream_is_running_and_its_rate_is_known(told, talker):
     text, values = problems(told, 'well')
-    assert 'expected' not in text and 'stuck' not in text
+    assert 'expected' not in text and 'stuck' not in text and 'arrival' not in text
     assert float(values['sample_rate_hz']) == pytest.approx(RATE, rel=0.1)
     assert float(values['expected_rate_hz']) == RATE
     assert values['model'] == 'imu_falls' and float(values['missing_fraction']) == 0.0
@@ -107,11 +109,16 @@ def test_a_good_stream_is_running_and_its_rate_is_known(told, talker):
 @pytest.mark.parametrize('stream, said', [
     ('slow', 'samples a second, 100.0 expected'), ('stuck', 'acc_y stuck at'),
     ('ahead', 's ahead of the clock'), ('late', 'deadlines missed'), ('unworn', 'lead off'),
-    ('jumpy', 'lately'), ('holey', 'lately')])
+    ('jumpy', 'lately'), ('holey', 'lately'), ('bursty', 'set bursty.stamps to arrival')])
 def test_each_trouble_is_a_warning_in_words(told, stream, said):
     assert said in problems(told, stream)[0]
     levels = {s.level for s in told[0][stream] if said in s.message}
     assert levels <= {DiagnosticStatus.WARN, DiagnosticStatus.ERROR}
+
+
+def test_stamps_in_bursts_are_told_to_the_log_once(told, node):
+    assert node.output.count('set bursty.stamps to arrival') == 1
+    assert node.output.count('.stamps to arrival') == 1
 
 
 def test_figures_stand_beside_the_words(told):

@@ -114,3 +114,21 @@ def test_a_question_nobody_asks_costs_bounded_memory():
     for i in range(2000):
         health.push(Samples.uniform(i * SECOND, 1000.0, values), 0)
     assert sum(map(len, health.take())) <= 2**18 + 1000
+
+
+def bunched(stamps):
+    """Return what part of the steps between stamps (N,) ns is said to lie inside bursts."""
+    health = Health(IMU_FALLS)
+    health.push(Samples(stamps, np.zeros((len(stamps), 6))), 0)
+    return health.judge(health.take(), 1.0).bunched
+
+
+def test_stamps_in_bursts_are_told_from_those_that_jitter_repeat_or_leave_gaps():
+    rng = np.random.default_rng()
+    even = 5 * SECOND + np.arange(53) * 20_000_000
+    assert bunched(even - even % 100_000_000 + rng.integers(0, 3_000_000, 53)) > 0.7
+    assert bunched(even + rng.normal(0, 3e6, 53).astype(int)) < 0.1
+    assert bunched(np.repeat(even, 2)) < 0.55  # each message twice
+    for gap in (SECOND // 5, 40 * SECOND):
+        assert bunched(even + gap * (np.arange(53) > 31)) == 0.0
+    assert bunched(even[:9] // SECOND * SECOND) == bunched(np.zeros(53, np.int64)) == 0.0
