@@ -19,7 +19,6 @@ from taolora_ros.bench.boards import BOARDS, Assumptions
 from taolora_ros.bench.cpu import OURS
 from taolora_ros.bench.gpu_layers import OURS as OUR_LAYER
 from taolora_ros.bench.gpu_layers import WAYS
-from taolora_ros.bench.gpu_networks import PEERS
 
 # heads of columns of networks, see taolora_ros/bench/timing.py
 TIMES = {'p50_us': 'p50, µs', 'p99_us': 'p99', 'device_us': 'on the device in a row, p50',
@@ -33,11 +32,9 @@ def one_core() -> str:
     """Return what `taolora bench cpu` measured."""
     told = json.loads((RESULTS / 'bench_cpu.json').read_text())
     ours = next(way['us'] for way in told['ways'] if way['name'] == OURS)
-    moved = all('bytes' in way for way in told['ways'])  # not in older files
-    rows = [['one window', 'µs', 'p99, µs', 'times ours', 'weights, kB',
-             *['moved, kB'] * moved, 'start, s']]
+    rows = [['one window', 'µs', 'p99, µs', 'times ours', 'weights, kB', 'moved, kB', 'start, s']]
     rows += [[way['name'], f'{way["us"]:.0f}', f'{way["p99_us"]:.0f}', f'{way["us"] / ours:.2f}',
-              f'{way["weight_bytes"] / 1e3:.0f}', *([f'{way["bytes"] / 1e3:.0f}'] if moved else []),
+              f'{way["weight_bytes"] / 1e3:.0f}', f'{way["bytes"] / 1e3:.0f}',
               f'{way["start_s"]:.2f}'] for way in told['ways']]
     return as_markdown(rows)
 
@@ -52,17 +49,8 @@ def gpu_networks() -> str:
     """Return what `taolora bench gpu --part networks` measured."""
     result = json.loads((RESULTS / 'bench_gpu_networks.json').read_text())
     told, rate = result['networks'], result['copy_gb_s']
-    peers = {(row['model'], row['batch']): row['p50_us'] for row in told
-             if row['way'] == PEERS[0] and 'p50_us' in row}
-    def shown(columns: dict[str, str]) -> dict[str, str]:
-        return {key: head for key, head in columns.items() if any(key in row for row in told)}
-
-    times, jitters = shown(TIMES), shown(JITTERS)
-    if 'device_single_us' not in times:  # an older file: its p99 is of replays in a row, too
-        times['device_us'] = 'on the device, p50'
-    ranged = any('times_faster' in row for row in told)  # by turns, round by round
-    heads = [*times.values(), 'times faster, of rounds' if ranged else 'times faster',
-             *jitters.values(), '% of the copy rate', 'peak, MB']
+    heads = [*TIMES.values(), 'times faster, of rounds', *JITTERS.values(), '% of the copy rate',
+             'peak, MB']
     rows = [['network, windows, way', *heads]]
     for row in sorted(told, key=lambda row: (row['model'], row.get('batch', 0))):
         if 'note' in row:  # what was not measured is told, too
@@ -70,10 +58,8 @@ def gpu_networks() -> str:
             continue
         moved, time = row.get('bytes'), row.get('device_us')
         rows.append([f'{row["model"]}, {row["batch"]}, {row["way"]}',
-                     *(gpu.number(row.get(name)) for name in times),
-                     gpu.faster(row) if ranged else gpu.number(
-                         peers[row['model'], row['batch']] / row['p50_us'], 2),
-                     *(gpu.number(row.get(name)) for name in jitters),
+                     *(gpu.number(row.get(name)) for name in TIMES),
+                     gpu.faster(row), *(gpu.number(row.get(name)) for name in JITTERS),
                      gpu.number(share_of_copies(moved, time, rate) if moved and time else None),
                      gpu.number(row['peak_bytes'] / 1e6)])
     return as_markdown(rows)
@@ -135,22 +121,20 @@ def two(row: dict | None, first: str, second: str) -> str:
 
 def gpu_layers() -> str:
     """Return times of layers on the device."""
-    peaks = any('peak_bytes' in ways[OUR_LAYER] for _, ways in shown_layers())
     rows = [['K = N, M', *map(short, layer_ways()), 'times faster', '% of the copy rate',
-             *['peak, MB (fp16 + LoRA)'] * peaks, 'how']]
+             'peak, MB (fp16 + LoRA)', 'how']]
     for name, ways in shown_layers():
         ours = ways[OUR_LAYER]
         rows.append([name, *(two(ways.get(way), 'device_us', 'device_p99_us')
                              for way in layer_ways()), times_faster(ways), gpu.number(
             share_of_copies(ours['bytes'], ours['device_us'], ways['rate'])),
-            *[memory(ours, ways['fp16 + LoRA'])] * peaks, ours['shape']])
+            memory(ours, ways['fp16 + LoRA']), ours['shape']])
     return as_markdown(rows)
 
 
 def memory(ours: dict, peer: dict) -> str:
     """Return the peak of memory of our layer and, in brackets, of the peer's."""
-    our, other = (gpu.number(row['peak_bytes'] / 1e6) if 'peak_bytes' in row else ''
-                  for row in (ours, peer))
+    our, other = (gpu.number(row['peak_bytes'] / 1e6) for row in (ours, peer))
     return f'{our} ({other})'
 
 
