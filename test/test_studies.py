@@ -188,6 +188,13 @@ def test_a_changed_sensor_reads_what_its_name_says(data):
     assert np.isclose(np.diff(stamps), 0.001).mean() == pytest.approx(0.9, abs=0.02)
     late = stamps - np.arange(1, len(acc) + 1) / recording.rate
     assert (late > -1e-6).all() and late.max() < 0.1
+    even = made['in bursts of 0.1 s, evened out'].stamps / 1e9
+    settled = even[2 * round(recording.rate):]
+    assert np.diff(settled) == pytest.approx(1 / recording.rate, rel=0.15)  # in bursts 1 ms
+    assert np.abs(even - stamps).max() < 0.1
+    phone = next(values for name, values in made.items() if 'phone' in name).values
+    assert np.isnan(phone[:, 3:]).all() and np.abs(phone[:, :3]).max() <= 2 * 9.80665
+    assert np.array_equal(phone[:, :3], turned[:, :3].clip(-2 * 9.80665, 2 * 9.80665))
 
 
 def test_falls_are_judged_as_a_sensor_without_its_gyroscope_sees_them(data):

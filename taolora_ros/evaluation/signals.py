@@ -11,6 +11,7 @@ import numpy as np
 from scipy.signal import resample_poly
 from scipy.spatial.transform import Rotation
 
+from taolora_ros.arrival_clock import ArrivalClock
 from taolora_ros.features import GRAVITY
 from taolora_ros.recordings import Recording
 from taolora_ros.samples import NANOSECONDS
@@ -25,7 +26,8 @@ class Change:
 
     An ECG's lead is multiplied by ``sign``. An IMU is ``turned`` as a whole, another way for each
     recording, meets a ``rail`` (g) in each axis, loses its ``gyro``, or its samples are stamped
-    when they arrive, those of ``burst`` seconds at once.
+    when they arrive, those of ``burst`` seconds at once; stamps are ``evened`` out as by the
+    node's parameter ``stamps: arrival``.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Change:
     rail: float = np.inf
     gyro: bool = True
     burst: float = 0.0
+    evened: bool = False
 
 
 CHANGES = {
@@ -45,7 +48,10 @@ CHANGES = {
             Change('turned, acceleration only', turned=True, gyro=False),
             *(Change(f'range of {rail} g', rail=float(rail)) for rail in (4, 16)),
             *(Change(f'{rate} Hz', rate=float(rate)) for rate in (40, 50, 100, 200)),
-            Change('in bursts of 0.1 s', burst=0.1))}
+            Change('in bursts of 0.1 s', burst=0.1),
+            Change('in bursts of 0.1 s, evened out', burst=0.1, evened=True),
+            Change('as an old phone: turned, acceleration only, 2 g', turned=True, gyro=False,
+                   rail=2.0))}
 
 
 def changed(recording: Recording, change: Change) -> Recording:
@@ -69,6 +75,9 @@ def changed(recording: Recording, change: Change) -> Recording:
     stamps = recording.stamps if rate == recording.rate else None
     if change.burst:
         stamps = burst_stamps(len(values), rate, round(change.burst * rate))
+    if change.evened:
+        clock = ArrivalClock()
+        stamps = np.array([clock.place(int(stamp)) for stamp in stamps])
     return dataclasses.replace(recording, values=values, rate=rate, stamps=stamps, **parts)
 
 
