@@ -26,7 +26,8 @@ from taolora_ros.spec import ECG_BEATS, NetworkSpec
 from test_quantization import oracle, random_layer
 from tiny import tiny_batch, tiny_models
 
-WAYS = {'native': (), 'AVX2': ('-mno-avx512f',), 'plain C': ('-DTAOLORA_PORTABLE',)}
+WAYS = {'native': (), 'AVX-VNNI': ('-mno-avx512f',), 'AVX2': ('-mno-avx512f', '-mno-avxvnni'),
+        'plain C': ('-DTAOLORA_PORTABLE',)}
 
 
 @pytest.fixture(params=WAYS, scope='module')

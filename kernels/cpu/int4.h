@@ -4,9 +4,10 @@
  *
  * Weights lie in blocks of LANES columns and steps of 8 rows: 64 bytes, in which byte 4 n + j
  * holds w[8 s + j][n] + 8 in its low and w[8 s + 4 + j][n] + 8 in its high half. So one load and
- * two masks give two registers for a product that sums four bytes at a time (VNNI's vpdpbusd,
- * ARM's sdot; AVX2 has vpmaddubsw, whose 16 bits suffice for four-bit factors). What the 8 adds is
- * taken off again as 8 * sum of x. Bytes read: K * N / 2 for each tile of ROWS tokens.
+ * two masks give two registers for a product that sums four bytes at a time (VNNI's vpdpbusd, of
+ * 512 or 256 bits, ARM's sdot; AVX2 has vpmaddubsw, whose 16 bits suffice for four-bit factors).
+ * What the 8 adds is taken off again as 8 * sum of x. Bytes read: K * N / 2 for each tile of ROWS
+ * tokens.
  */
 #ifndef TAOLORA_INT4_H
 #define TAOLORA_INT4_H
@@ -54,6 +55,33 @@ static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
     }
     for (int m = 0; m < ROWS; m++)
         _mm512_storeu_si512(acc[m], total[m]);
+}
+
+#elif !defined(TAOLORA_PORTABLE) && defined(__AVXVNNI__)
+#define ISA "AVX-VNNI"
+
+static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
+                      const int32_t *sums, int32_t acc[ROWS][LANES])
+{
+    const __m256i low = _mm256_set1_epi8(0x0f);
+    for (int half = 0; half < 2; half++) {  /* 8 columns each */
+        __m256i total[ROWS];
+        for (int m = 0; m < ROWS; m++)
+            total[m] = _mm256_set1_epi32(-8 * sums[m]);
+        for (int s = 0; s < steps; s++) {
+            __m256i both = _mm256_loadu_si256((const __m256i *)(w + 64 * s + 32 * half));
+            __m256i a = _mm256_and_si256(both, low);
+            __m256i b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+#pragma GCC unroll 8
+            for (int m = 0; m < ROWS; m++) {
+                const int8_t *row = x + m * stride + STEP * s;
+                total[m] = _mm256_dpbusd_avx_epi32(total[m], a, _mm256_set1_epi32(four(row)));
+                total[m] = _mm256_dpbusd_avx_epi32(total[m], b, _mm256_set1_epi32(four(row + 4)));
+            }
+        }
+        for (int m = 0; m < ROWS; m++)
+            _mm256_storeu_si256((__m256i *)(acc[m] + 8 * half), total[m]);
+    }
 }
 
 #elif !defined(TAOLORA_PORTABLE) && defined(__AVX2__)

@@ -64,16 +64,34 @@ static inline void store(float *x, Lanes y)
     memcpy(x, &y, sizeof y);
 }
 
-/* Sum over k of x[i][k] * w[k] for GROUP rows of x and LANES columns of w. */
+/* Floats in a register of this machine. Wider vectors than that would be kept in memory. */
+#if defined(__AVX512F__)
+#define NATIVE 16
+#elif defined(__AVX__)
+#define NATIVE 8
+#else
+#define NATIVE 4
+#endif
+#define PARTS (LANES / NATIVE)
+
+typedef float Native __attribute__((vector_size(4 * NATIVE)));
+
+/* Add to sum, over k, x[i][k] * w[k] for GROUP rows of x and LANES columns of w. */
 static inline void multiply(int length, const float *x, int xs, const float *w, int ws,
                             Lanes sum[GROUP])
 {
+    Native total[GROUP][PARTS];
+    memcpy(total, sum, sizeof total);
     for (int k = 0; k < length; k++) {
-        Lanes row = load(w + (size_t)k * ws);
+        Native row[PARTS];
+        memcpy(row, w + (size_t)k * ws, sizeof row);
 #pragma GCC unroll 4
         for (int i = 0; i < GROUP; i++)
-            sum[i] += x[i * xs + k] * row;
+#pragma GCC unroll 4
+            for (int p = 0; p < PARTS; p++)
+                total[i][p] += x[i * xs + k] * row[p];
     }
+    memcpy(sum, total, sizeof total);
 }
 
 #endif
