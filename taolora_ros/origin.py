@@ -12,14 +12,17 @@ PACKAGES = ('torch', 'numpy', 'scipy')  # that figures of a model depend on
 
 
 def commit() -> str:
-    """Return the commit, with a + behind it when files differ from it; 'unknown' outside git.
+    """Return the commit, with a + behind it when files differ from it; 'unknown' outside git or without it.
 
     TAOLORA_COMMIT names it for a copy without its history.
     """
     if 'TAOLORA_COMMIT' in os.environ:
         return os.environ['TAOLORA_COMMIT']
-    told = subprocess.run(['git', 'describe', '--always', '--dirty=+'], capture_output=True,
-                          text=True, cwd=Path(__file__).parent)
+    try:
+        told = subprocess.run(['git', 'describe', '--always', '--dirty=+'], capture_output=True,
+                              text=True, cwd=Path(__file__).parent)
+    except OSError:  # there is no git
+        return 'unknown'
     return told.stdout.strip() or 'unknown'
 
 
