@@ -43,7 +43,7 @@ class StreamDiagnostics:
         self._events: dict[str, object] = {}
         self._rates: deque[float] = deque(maxlen=LEARNT)  # samples per second of their stamps
         self._bunched: deque[float] = deque(maxlen=RECENT)
-        self._told_of_bursts = False
+        self.notice = ''  # in words: what the log should be told once
 
     def status(self, now: int, intake_break: float = 0.0, adaptation: dict | None = None,
                problem: str = '') -> DiagnosticStatus:
@@ -127,14 +127,12 @@ class StreamDiagnostics:
         return [f'{rate:.1f} samples a second, {expected:.1f} expected']
 
     def _bursts(self) -> list[str]:
-        """Say that stamps look like times of arrival; the log, too, which is told once."""
+        """Say that stamps look like times of arrival."""
         if len(self._bunched) < RECENT or sum(self._bunched) <= BUNCHED * RECENT:
             return []
-        text = (f'samples are stamped in bursts, as if on arrival; if the driver does so, set '
-                f'{self.feed.name}.stamps to arrival')
-        if not self._told_of_bursts:
-            self._told_of_bursts, self.feed.problem = True, text
-        return [text]
+        self.notice = (f'samples are stamped in bursts, as if on arrival; if the driver does so, '
+                       f'set {self.feed.name}.stamps to arrival')
+        return [self.notice]
 
     def _skew(self) -> list[str]:
         skew = self.feed.health.skew

@@ -43,9 +43,8 @@ class Models:
             path = find_model(name)
             model = self._loaded[path][0] if path in self._loaded else load_model(path)
         if path not in self._loaded:
-            with said_of(f'{parameter}: '):
-                together = min(max(self._names.count(name), 1), TOGETHER)
-                engine = make_engine(model, self._engine, self._device, together)
+            together = min(max(self._names.count(name), 1), TOGETHER)
+            engine = make_engine(model, self._engine, self._device, together)
             rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
             # Once now: the first run is slow, and a device that fails should fail the start.
             engine.run(rest, np.zeros((1, model.spec.tokens), bool))

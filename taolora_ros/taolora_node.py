@@ -51,7 +51,7 @@ class TaoloraNode(ManagedNode):
         self._worker: Worker | None = None
         self._model_info = self._feedback = None
         self._adapting: Adapting | None = None  # until its parameters are declared
-        self._reported: dict[str, str] = {}
+        self._reported: dict[tuple[str, int], str] = {}
         self._parameters_live = LiveParameters(self, self._follow_parameters)
         declare = self._parameters_live.declare
         self._values = {p.name: declare(p, p.name, p.default) for p in parameters.NODE}
@@ -227,10 +227,11 @@ class TaoloraNode(ManagedNode):
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
         for stream, running in self._streams.items():
-            problem = running.feed.problem
-            if problem and self._reported.get(stream) != problem:
-                self._reported[stream] = problem
-                self.get_logger().warning(f'{stream}: {problem}')
+            notice = running.diagnostics.notice if running.diagnostics else ''
+            for kind, problem in enumerate((running.feed.problem, notice)):
+                if problem and self._reported.get((stream, kind)) != problem:
+                    self._reported[stream, kind] = problem
+                    self.get_logger().warning(f'{stream}: {problem}')
 
     def _status(self, stream: str, intake_break: float) -> DiagnosticStatus:
         running = self._streams.get(stream)

@@ -4,6 +4,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 from taolora_ros.bench.provenance import provenance
+from taolora_ros.origin import commit
 
 
 def test_commit_date_machine_and_versions_are_told(monkeypatch):
@@ -15,3 +16,9 @@ def test_commit_date_machine_and_versions_are_told(monkeypatch):
     for name in ('numpy', 'torch', 'rich'):
         assert told[name] == metadata.version(name)
     assert told['no-such-package'] == 'not installed'
+
+
+def test_without_git_the_commit_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.delenv('TAOLORA_COMMIT', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert commit() == 'unknown'

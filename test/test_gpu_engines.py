@@ -1,5 +1,7 @@
 """Engines of Triton kernels on real and synthetic windows, beside the reference engine."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,29 @@ def test_scores_are_those_of_the_reference(kernels, model, name):
     engine = make_engine(played.model, name, kernels.type)
     engine.keeps_embedding = True
     near(engine.run(played.windows[:1], played.gates[:1]), played)
+
+
+def test_more_windows_than_one_graph_holds_run_in_parts(monkeypatch):
+    pytest.importorskip('triton')
+    from taolora_ros.engine import graph
+    from taolora_ros.engine.gpu import make_gpu_engine
+    monkeypatch.setattr(graph, 'LARGEST', 4)
+    model, counts = load_model(find_model('imu_falls')), []
+    engine = make_gpu_engine('fused', model, 'cpu', check=False, programs=132)
+
+    def run(windows, gates, keep):
+        counts.append(len(windows))
+        return Scores(windows[:, :, :2], gates + 0.0, windows[:, 0], windows[:, 1])
+
+    monkeypatch.setattr(engine, 'slot', lambda batch: SimpleNamespace(run=run))
+    rng = np.random.default_rng()
+    windows = rng.standard_normal((11, model.spec.window, model.network.features), np.float32)
+    gates = rng.random((11, model.spec.tokens)) < 0.5
+    scores = engine.run(windows, gates)
+    assert counts == [4, 4, 3]
+    for got, wanted in zip(vars(scores).values(), (
+            windows[:, :, :2], gates, windows[:, 0], windows[:, 1])):
+        assert np.array_equal(got, wanted)
 
 
 def test_tiles_and_stages_apart_are_the_same_as_one_program(kernels):

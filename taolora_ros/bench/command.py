@@ -255,5 +255,5 @@ def _case(text: str) -> tuple[int, float]:
 
 def _streams(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 64:
-        raise argparse.ArgumentTypeError(f'{text}: 1 to 64 streams are needed')
+        raise argparse.ArgumentTypeError(f'{text!r}: 1 to 64 are possible')
     return int(text)

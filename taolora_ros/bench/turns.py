@@ -1,9 +1,9 @@
 """Ways to run the same network take turns: what the host does meanwhile falls on all alike.
 
-Each way has a process of its own. All start, all make their networks, then in each round each is asked once
-for its times while the others wait, from round to round another one first. A process that fails or
-hangs takes only its own way along. Figures are medians over the rounds, and how many times faster
-a way is than the peer is taken round by round.
+Each way has a process of its own. All start, all make their networks, then in each round each is
+asked once for its times while the others wait, from round to round another one first. A process
+that fails or hangs takes only its own way along. Figures are medians over the rounds, and how many
+times faster a way is than the peer is taken round by round.
 """
 
 from __future__ import annotations

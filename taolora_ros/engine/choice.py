@@ -40,7 +40,8 @@ def make_engine(model: Model, engine: str = 'auto', device: str = 'auto', togeth
     try:
         made = _make(engine, model, where)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f'engine: {engine} cannot be used: {error}') from error
+        raise ValueError(f'engine: {engine} cannot be used: {error}; auto picks one that '
+                         'can') from error
     made.why = 'asked for'
     return made
 

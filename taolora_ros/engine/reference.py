@@ -18,7 +18,8 @@ def pick_device(name: str) -> torch.device:
     if name not in ('auto', 'cpu', 'cuda'):
         raise ValueError(f"device: {name!r} is none of 'auto', 'cpu', 'cuda'")
     if name == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('device: cuda was asked for, but torch finds no CUDA device')
+        raise ValueError('device: cuda was asked for, but torch finds no CUDA device; '
+                         'auto or cpu would do')
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     return torch.device(name)
