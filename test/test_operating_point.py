@@ -1,15 +1,24 @@
-"""The tool that chooses the operating point of beats, on counts made by hand."""
+"""The tools that choose operating points: of beats on counts made by hand, and of falls."""
 
+import dataclasses
 import json
+import math
 import sys
 from collections import Counter
 
 import pytest
+import torch
 
-from taolora_ros.model_file import load_model
+from taolora_ros.evaluation.detection import Candidate
+from taolora_ros.evaluation.evaluate import evaluate
+from taolora_ros.evaluation.falls import FallCount
+from taolora_ros.model_file import load_model, save_model
+from taolora_ros.network import TaoNetwork
 from taolora_ros.shipped import find_model
-from taolora_ros.spec import ECG_BEATS
+from taolora_ros.spec import ECG_BEATS, IMU_FALLS
+from taolora_ros.synthetic import write_dataset
 from conftest import ROOT
+from tiny import tiny_spec
 
 
 @pytest.fixture
@@ -59,3 +68,53 @@ def test_what_ships_has_the_operating_point_of_the_table(tool):
         best = max(beats, key=lambda bias: min(beats[bias]['se'], beats[bias]['ppv']))
         assert best == ECG_BEATS.bias[0]
     assert 'operating_point' in sys.modules
+
+
+@pytest.fixture
+def falls_tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import operating_point_falls
+    return operating_point_falls
+
+
+def test_falls_are_chosen_without_the_wearer_by_the_fewest_errors(falls_tool):
+    def of(found, false):
+        return [FallCount('w', True, 60.0, True, 0)] * found + (
+            [FallCount('w', True, 60.0, False, 0)] * (9 - found)) + (
+            [FallCount('w', False, 60.0, False, 1)] * false)
+
+    counts = {(0.5, 'a'): of(9, 3), (0.9, 'a'): of(7, 0), (0.5, 'b'): of(9, 3),
+              (0.9, 'b'): of(7, 0), (0.5, 'c'): of(9, 0), (0.9, 'c'): of(2, 0)}
+    assert falls_tool.chosen(counts, 'ab') == 0.9 and falls_tool.chosen(counts, 'abc') == 0.5
+    told = falls_tool.without(counts)
+    assert told['probabilities'] == {'a': 0.5, 'b': 0.5, 'c': 0.9}
+    assert (told['found'], told['falls'], told['false_alarms']) == (20, 27, 6)
+    lines = falls_tool.shown({'0.50': told}).splitlines()
+    assert 'w: per hour' in lines[0] and lines[2].startswith('| 0.50 | 74.07 | 6 |')
+
+
+def test_falls_at_an_operating_point_are_those_of_a_model_that_has_it(
+        falls_tool, monkeypatch, tmp_path, capsys):
+    probabilities = (0.35, 0.45, 0.5, 0.55, 0.65)
+    data, folds = tmp_path / 'data', tmp_path / 'folds'
+    write_dataset(data, seed=7, subjects=2, records=0)
+    folds.mkdir()
+    monkeypatch.setattr(falls_tool, 'PROBABILITIES', probabilities)
+    wanted = Counter()
+    for number, subject in enumerate(sorted(path.stem for path in data.rglob('*.npz'))):
+        torch.manual_seed(number)
+        network = TaoNetwork(tiny_spec(IMU_FALLS)).eval()
+        path = folds / f'imu_falls.fold{number}.safetensors'
+        for at in probabilities:
+            spec = dataclasses.replace(tiny_spec(IMU_FALLS), bias=(math.log((1 - at) / at),))
+            save_model(path, spec, network, torch.ones(network.features), {'left_out': [subject]},
+                       {})
+            told = evaluate('imu', data, Candidate(path, 'fp32', device='cpu'), 1,
+                            only=frozenset([subject]))['fall']
+            wanted.update({(at, key): told[key] for key in ('falls', 'found', 'false_alarms')})
+    assert falls_tool.main([str(data), str(folds), str(tmp_path / 'told.json'), 'fp32']) == 0
+    told = json.loads((tmp_path / 'told.json').read_text())
+    assert {(row['probability'], key): row[key] for row in told['probabilities']
+            for key in ('falls', 'found', 'false_alarms')} == dict(wanted)
+    assert len({wanted[at, 'found'] + wanted[at, 'false_alarms'] for at in probabilities}) > 1
+    assert '| 0.35 | ' in capsys.readouterr().out

@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,11 @@ from taolora_ros.evaluation.decided import Decided, decide  # noqa: E402
 from taolora_ros.evaluation.detection import Candidate  # noqa: E402
 from taolora_ros.model_file import load_model  # noqa: E402
 from taolora_ros.origin import commit  # noqa: E402
-from taolora_ros.recordings import find_files, read_npz  # noqa: E402
+from taolora_ros.recordings import Recording, find_files, read_npz  # noqa: E402
 from taolora_ros.shipped import find_model  # noqa: E402
 from taolora_ros.spec import ECG_BEATS  # noqa: E402
 
+MODELS = {'ecg': 'ecg_beats', 'imu': 'imu_falls'}
 BIASES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # added to the log odds of a beat
 VEB_BIASES = (0.85, 0.4, 0.0, -0.4, -0.62, -0.85, -1.1, -1.4, -1.75, -2.2)  # of a VEB
 Counts = dict[tuple[float, str], Counter]  # by bias and record
@@ -52,19 +53,21 @@ def f1(figures: dict) -> float:
     return figures['f1']
 
 
-def left_out_records(data: str, folds: str, precision: str) -> dict[str, Decided]:
-    """Return all records as decided by the model that was trained without them."""
-    found = {}
-    for candidate in find_candidates(folds, Candidate(find_model('ecg_beats'), precision)):
+def left_out(kind: str, data: str, folds: str, precision: str
+             ) -> Iterator[tuple[Recording, Decided | None]]:
+    """Yield all recordings, and them as decided by the model that was trained without them.
+
+    None stands for one in which nothing is decided.
+    """
+    for candidate in find_candidates(folds, Candidate(find_model(MODELS[kind]), precision)):
         names = set(load_model(candidate.model, precision).metadata['provenance']['left_out'])
         spec, engine, settings = candidate.load()
         engine.keeps_embedding = True
-        for path in find_files(data, 'ecg'):
+        for path in find_files(data, kind):
             for recording in read_npz(path):
                 if recording.subject in names and not recording.paced:
                     print(recording.name, file=sys.stderr, flush=True)
-                    found[recording.name] = decide(recording, spec, engine, settings)
-    return found
+                    yield recording, decide(recording, spec, engine, settings)
 
 
 def counted(decided: Decided, bias: tuple[float, float]) -> Counter:
@@ -114,7 +117,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     data, folds, out, precision = *arguments, *(['int4'] if len(arguments) == 3 else [])
-    records = left_out_records(data, folds, precision)
+    records = {recording.name: decided
+               for recording, decided in left_out('ecg', data, folds, precision)}
     beat, veb = ECG_BEATS.bias
     beats = {(bias, name): counted(decided, (bias, veb))
              for bias in BIASES for name, decided in records.items()}
