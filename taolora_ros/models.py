@@ -37,14 +37,17 @@ class Models:
         Raise ValueError when there is no such model or device, or its file cannot be used.
         """
         from taolora_ros.engine import make_engine  # brings torch with it
+        from taolora_ros.engine.reference import pick_device
         from taolora_ros.model_file import load_model
         use_one_thread()
+        pick_device(self._device)  # that it is not there is nothing of a model's
         with said_of(f'{parameter}: '):
             path = find_model(name)
             model = self._loaded[path][0] if path in self._loaded else load_model(path)
         if path not in self._loaded:
             together = min(max(self._names.count(name), 1), TOGETHER)
-            engine = make_engine(model, self._engine, self._device, together)
+            with said_of(f'{parameter}: '):
+                engine = make_engine(model, self._engine, self._device, together)
             rest = np.zeros((1, model.spec.window, len(feature_names(model.spec))), np.float32)
             # Once now: the first run is slow, and a device that fails should fail the start.
             engine.run(rest, np.zeros((1, model.spec.tokens), bool))

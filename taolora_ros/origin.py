@@ -12,9 +12,9 @@ PACKAGES = ('torch', 'numpy', 'scipy')  # that figures of a model depend on
 
 
 def commit() -> str:
-    """Return the commit, with a + behind it when files differ from it; 'unknown' outside git or without it.
+    """Return the commit, with a + behind it when files differ from it; 'unknown' outside git.
 
-    TAOLORA_COMMIT names it for a copy without its history.
+    It is unknown without git, too. TAOLORA_COMMIT names it for a copy without its history.
     """
     if 'TAOLORA_COMMIT' in os.environ:
         return os.environ['TAOLORA_COMMIT']

@@ -12,6 +12,7 @@ from taolora_ros.engine.gpu import GPU_ENGINES
 from taolora_ros.engine.reference import ReferenceEngine
 from taolora_ros.model_file import load_model
 from taolora_ros.shipped import find_model
+from tiny import tiny_models
 
 
 @pytest.fixture
@@ -117,3 +118,15 @@ def test_streams_of_a_model_are_what_comes_together(monkeypatch):
         loaded.load('s.model', name)
     models.Models('auto', 'cpu').load('s.model', 'ecg_beats')
     assert asked == [('imu_falls', 8), ('ecg_beats', 3), ('ecg_beats', 1)]
+
+
+def test_a_model_that_an_engine_cannot_run_is_named_and_a_missing_device_is_no_model_s(
+        tmp_path, monkeypatch):
+    from taolora_ros import models
+    tiny_models(tmp_path)
+    whole = str(tmp_path / 'tiny.fp32.safetensors')
+    with pytest.raises(ValueError, match='^chest.model: engine: native cannot be used: '):
+        models.Models('native', 'cpu').load('chest.model', whole)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ValueError, match='^device: cuda was asked for'):
+        models.Models('auto', 'cuda').load('chest.model', whole)

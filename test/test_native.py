@@ -26,10 +26,11 @@ from taolora_ros.spec import ECG_BEATS, NetworkSpec
 from test_quantization import oracle, random_layer
 from tiny import tiny_batch, tiny_models
 
-# name: flags, and what they make; of floats registers hold 16, 8 or, as on ARM, 4
+# name: flags, and what they make; of floats registers hold 16, 8 or 4
 WAYS = {'native': ((), None), 'AVX-VNNI': (('-mno-avx512f',), 'AVX-VNNI'),
         'AVX2': (('-mno-avx512f', '-mno-avxvnni'), 'AVX2'),
         'plain C': (('-DTAOLORA_PORTABLE',), 'plain C'),
+        'AVX2 beside AVX-512': (('-mno-avx512vnni', '-mno-avxvnni'), 'AVX2'),
         'registers of 4 floats': (('-mno-avx512f', '-mno-avx'), 'plain C')}
 
 

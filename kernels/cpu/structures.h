@@ -84,7 +84,9 @@ static inline void multiply(int length, const float *x, int xs, const float *w, 
     memcpy(total, sum, sizeof total);
     for (int k = 0; k < length; k++) {
         Native row[PARTS];
-        memcpy(row, w + (size_t)k * ws, sizeof row);
+#pragma GCC unroll 4
+        for (int p = 0; p < PARTS; p++)
+            memcpy(row + p, w + (size_t)k * ws + p * NATIVE, sizeof *row);
 #pragma GCC unroll 4
         for (int i = 0; i < GROUP; i++)
 #pragma GCC unroll 4

@@ -19,7 +19,7 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device: {name!r} is none of 'auto', 'cpu', 'cuda'")
     if name == 'cuda' and not torch.cuda.is_available():
         raise ValueError('device: cuda was asked for, but torch finds no CUDA device; '
-                         'auto or cpu would do')
+                         'auto takes the device that there is')
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     return torch.device(name)
