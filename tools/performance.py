@@ -24,6 +24,9 @@ from taolora_ros.bench.gpu_layers import WAYS
 TIMES = {'p50_us': 'p50, µs', 'p99_us': 'p99', 'device_us': 'on the device in a row, p50',
          'device_single_us': 'alone, p50', 'device_p99_us': 'p99'}
 JITTERS = {'jitter_us': 'jitter, µs', 'device_jitter_us': '... on the device'}
+GATES = ('gate closed', 'gate a quarter open', 'gate open')
+NARROWER = {'AVX-512 VNNI': 'bench_cpu.json', 'AVX-VNNI': 'bench_cpu_avxvnni.json',
+            'AVX2': 'bench_cpu_avx2.json'}
 SHOWN_ROWS = (1, 64, 1024)  # M of the layers whose times are told
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 
@@ -36,6 +39,22 @@ def one_core() -> str:
     rows += [[way['name'], f'{way["us"]:.0f}', f'{way["p99_us"]:.0f}', f'{way["us"] / ours:.2f}',
               f'{way["weight_bytes"] / 1e3:.0f}', f'{way["bytes"] / 1e3:.0f}',
               f'{way["start_s"]:.2f}'] for way in told['ways']]
+    return as_markdown(rows)
+
+
+def narrower() -> str:
+    """Return what `taolora bench cpu` measured of our engine compiled for other processors."""
+    rows = [['native by, µs (p99)', *GATES, 'p99 more: a quarter open, ms', 'open, ms',
+             'onnxruntime fp32 takes times ours', 'int8']]
+    for name, file in NARROWER.items():
+        ways = {way['name']: way for way in json.loads((RESULTS / file).read_text())['ways']}
+        closed, quarter, wide = (ways[f'native, {gate}'] for gate in GATES)
+        rows.append([name, *(f'{way["us"]:.0f} ({way["p99_us"]:.0f})'
+                             for way in (closed, quarter, wide)),
+                     *(f'{(way["p99_us"] - closed["p99_us"]) / 1e3:.2f}'
+                       for way in (quarter, wide)),
+                     *(f'{ways[other]["us"] / quarter["us"]:.2f}'
+                       for other in ('onnxruntime fp32', 'onnxruntime int8, dynamic'))])
     return as_markdown(rows)
 
 
@@ -202,7 +221,7 @@ def as_markdown(rows: list[list[str]]) -> str:
 
 def main() -> int:
     """Print all tables; return the exit status."""
-    print('\n'.join([one_core(), gpu_networks(), gpu_ratios(), gpu_layers(),
+    print('\n'.join([one_core(), narrower(), gpu_networks(), gpu_ratios(), gpu_layers(),
                      gpu_layers_host(), gpu_shapes(), compiled('sm_87'),
                      compiled('sm_90'), counted(), projected()]), end='')
     return 0
