@@ -105,6 +105,7 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--sample-rate', type=float, default=0.0, metavar='HZ',
                         help='rate of messages that do not say it')
     parser.add_argument('--unit', default='', help="unit of the values; default: the model's")
+    # as converter.STAMPS, which would bring NumPy along
     parser.add_argument('--stamps', choices=('sampling', 'arrival'), default='sampling',
                         help='what stamps in headers of a bag tell: when samples were taken '
                              '(default), or when they arrived, to be evened out')

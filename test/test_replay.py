@@ -1,5 +1,6 @@
 """Replaying recordings and bags: events as they come, and in words what was read."""
 
+import argparse
 import io
 import json
 
@@ -13,8 +14,10 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E
 
 from rule_engine import RuleCandidate  # noqa: E402
 from taolora_ros import cli  # noqa: E402
+from taolora_ros.arguments import add_replay  # noqa: E402
 from taolora_ros.bags import BIOSIGNAL_DEFINITION  # noqa: E402
 from taolora_ros.conversions import BIOSIGNAL, IMU  # noqa: E402
+from taolora_ros.converter import STAMPS  # noqa: E402
 from taolora_ros.recordings import save_ecg, save_imu  # noqa: E402
 from taolora_ros.replay import Source, replay  # noqa: E402
 from taolora_ros.synthetic import ecg_record, imu_recording, imu_scene  # noqa: E402
@@ -123,3 +126,12 @@ def test_commands_write_what_they_show(recordings, tmp_path, monkeypatch, capsys
     result = json.loads(out.read_text())
     assert result['fall']['falls'] == 1 and result['fall']['se'] == 1.0
     assert 'activities only' in capsys.readouterr().out
+
+
+def test_what_stamps_may_tell_is_as_for_the_node():
+    parser = argparse.ArgumentParser()
+    add_replay(parser)
+    for stamps in STAMPS:
+        assert parser.parse_args(['bag', '--stamps', stamps]).stamps == stamps
+    assert parser.parse_args(['bag']).stamps == STAMPS[0]
+    assert f'{{{",".join(STAMPS)}}}' in parser.format_help()

@@ -32,6 +32,17 @@ static inline int32_t four(const int8_t *x)
     return word;
 }
 
+#if !defined(TAOLORA_PORTABLE) && defined(__AVX2__)
+/* Return 8 columns' codes of 4 rows and of the 4 after these. */
+static inline void unpack(const uint8_t *w, __m256i *first, __m256i *second)
+{
+    const __m256i low = _mm256_set1_epi8(0x0f);
+    __m256i both = _mm256_loadu_si256((const __m256i *)w);
+    *first = _mm256_and_si256(both, low);
+    *second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+}
+#endif
+
 #if !defined(TAOLORA_PORTABLE) && defined(__AVX512VNNI__)
 #define ISA "AVX-512 VNNI"
 
@@ -63,15 +74,13 @@ static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
 static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
                       const int32_t *sums, int32_t acc[ROWS][LANES])
 {
-    const __m256i low = _mm256_set1_epi8(0x0f);
     for (int half = 0; half < 2; half++) {  /* 8 columns each */
         __m256i total[ROWS];
         for (int m = 0; m < ROWS; m++)
             total[m] = _mm256_set1_epi32(-8 * sums[m]);
         for (int s = 0; s < steps; s++) {
-            __m256i both = _mm256_loadu_si256((const __m256i *)(w + 64 * s + 32 * half));
-            __m256i a = _mm256_and_si256(both, low);
-            __m256i b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+            __m256i a, b;
+            unpack(w + 64 * s + 32 * half, &a, &b);
 #pragma GCC unroll 8
             for (int m = 0; m < ROWS; m++) {
                 const int8_t *row = x + m * stride + STEP * s;
@@ -96,7 +105,7 @@ static inline __m256i products(__m256i w, const int8_t *row, __m256i sum)
 static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
                       const int32_t *sums, int32_t acc[ROWS][LANES])
 {
-    const __m256i low = _mm256_set1_epi8(0x0f), one = _mm256_set1_epi16(1);
+    const __m256i one = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {  /* 8 columns each */
         __m256i total[ROWS];
         for (int m = 0; m < ROWS; m++)
@@ -107,9 +116,8 @@ static void int4_tile(int steps, const int8_t *x, int stride, const uint8_t *w,
             for (int m = 0; m < ROWS; m++)
                 sum[m] = _mm256_setzero_si256();
             for (int s = first; s < last; s++) {
-                __m256i both = _mm256_loadu_si256((const __m256i *)(w + 64 * s + 32 * half));
-                __m256i a = _mm256_and_si256(both, low);
-                __m256i b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                __m256i a, b;
+                unpack(w + 64 * s + 32 * half, &a, &b);
 #pragma GCC unroll 8
                 for (int m = 0; m < ROWS; m++) {
                     const int8_t *row = x + m * stride + STEP * s;
