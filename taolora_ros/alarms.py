@@ -146,11 +146,11 @@ class AlarmDecoder(Decoder):
 
 def _impact(tokens: Tokens, middle: float, rate: float) -> tuple[float, float | None]:
     """Return position and size in g of the strongest acceleration near ``middle``."""
-    if tokens.magnitude is None:
+    if tokens.trace is None:
         return middle, None
-    first = tokens.end - len(tokens.magnitude)  # position of magnitude[0]
-    low = max(int(middle - IMPACT_BEFORE * rate) - first, -first, 0)
-    near = tokens.magnitude[low:max(int(middle + IMPACT_AFTER * rate) - first, low + 1)]
+    first = tokens.end - len(tokens.trace)  # position of trace[0]
+    low = max(int(middle - IMPACT_BEFORE * rate) - first, 0)
+    near = tokens.trace[low:max(int(middle + IMPACT_AFTER * rate) - first, low + 1)]
     if len(near) == 0:
         return middle, None
     at = int(np.argmax(near))

@@ -7,6 +7,7 @@ from collections import deque
 
 import numpy as np
 
+from taolora_ros.alike import AlikeBeats
 from taolora_ros.decode import SEVERITIES, START, WARNING, Decoder, Event, Tokens, biased
 from taolora_ros.spec import OFFSET_MARGIN, ModelSpec
 
@@ -22,7 +23,8 @@ class BeatDecoder(Decoder):
     Every token that sees a beat points to a position, a little beyond its own patch too. Tokens
     that point to one place are one candidate; its score is the mean of what the tokens say in
     whose patch it lies, so that denser tokens do not count more. The strongest candidate within
-    ``PEAK_REACH`` is the beat.
+    ``PEAK_REACH`` is the beat. Whether it is ventricular is told together with beats of its shape,
+    see alike.py, where the model says so.
     """
 
     def __init__(self, spec: ModelSpec, name: str = ''):
@@ -33,12 +35,21 @@ class BeatDecoder(Decoder):
         self._rows = None
         self.finish()
 
+    def forget(self) -> None:
+        """Let go of what the network said before its weights changed."""
+        if self._alike:
+            self._alike.forget()
+            known = self._rows is not None and len(self._rows) > 0
+            self._outdated = self._rows[-1, 0] if known else -np.inf
+
     def finish(self) -> list[Event]:
         """End the segment; return the beats that were still open."""
         events = self._judge(np.inf) if self._rows is not None else []
+        self._alike = AlikeBeats(self.spec) if self.spec.alike else None
         self._rows = None       # (n, 6) centre, position, p(beat), p(V), gate, valid
         self._context = None    # the newest tokens: start of segment and thresholds
         self._judged = -np.inf  # positions up to here are settled
+        self._outdated = -np.inf  # and of these the network says something else today
         self._last = None       # position of the last beat
         self._intervals: deque[float] = deque(maxlen=RATE_BEATS)
         self._breaks: deque[float] = deque(maxlen=64)  # invalid tokens since the last beat
@@ -63,7 +74,7 @@ class BeatDecoder(Decoder):
         """Return what each token pushed last says of a beat and of a ventricular one, (n, 2).
 
         A beat between two tokens is scored by their mean, and whether it is ventricular by all
-        that point to it: events' own scores may differ a little.
+        that point to it, and by beats of its shape: events' own scores may differ.
         """
         tokens = self._context
         said = np.stack([1.0 - tokens.probability[:, 0],
@@ -115,6 +126,8 @@ class BeatDecoder(Decoder):
     def _event(self, place: float, score: float, ventricular: float) -> Event:
         """Make the event of a beat and keep the rhythm."""
         start_ns, patch = self._context.start_ns, self.spec.patch
+        if self._alike and place > self._outdated:
+            ventricular = self._alike.agreed(self._context, place, ventricular)
         veb_score = biased(ventricular, self._bias[1])
         values = {'veb_score': veb_score}
         if any(self._last is None or at > self._last for at in self._breaks if at < place):

@@ -1,8 +1,8 @@
 """Events and anomalies, and what every decoder of the network's scores takes and shares.
 
 A decoder (beats.py, alarms.py) takes decided tokens in the order of time, at most one patch
-apart, overlapping when windows follow each other more closely than a patch. It never looks back
-further than a few tokens. Positions are in samples since the start of the segment.
+apart, overlapping when windows follow each other more closely than a patch. Positions are in
+samples since the start of the segment.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ class Tokens:
 
     ``centre`` (n,) in samples since ``start_ns``, the segment's start; ``probability`` (n, K),
     ``offset`` (n,) in patches from a token's start, ``gate`` (n,) and ``valid`` (n,) bool.
-    ``magnitude`` (L,) is the norm of acceleration in g of the whole window, which ends before
-    sample ``end``. ``embedding`` (n, D) is what the head read, None when the engine keeps none.
+    ``trace`` (at most L,) is the signal up to sample ``end``, with which the window ends: the
+    norm of acceleration in g (IMU), or the filtered lead in mV (ECG). ``embedding`` (n, D) is
+    what the head read, None when the engine keeps none.
     """
 
     start_ns: int
@@ -76,7 +77,7 @@ class Tokens:
     event_threshold: float
     refractory: float
     end: int = 0
-    magnitude: np.ndarray | None = None
+    trace: np.ndarray | None = None
     embedding: np.ndarray | None = None
 
 
@@ -107,6 +108,9 @@ class Decoder:
     def push(self, tokens: Tokens) -> list[Event]:
         """Take the next tokens of a segment; return what is certain now."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Let go of what the network said before its weights changed."""
 
     def scores(self) -> np.ndarray:
         """Return what ``push`` compared with the threshold: (n, labels) of its n tokens."""

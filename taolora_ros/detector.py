@@ -19,7 +19,6 @@ from taolora_ros.alarms import AlarmDecoder
 from taolora_ros.anomaly import AnomalyMonitor
 from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import Anomaly, Event, Memory, Tokens
-from taolora_ros.features import feature_names
 from taolora_ros.gate import Gate
 from taolora_ros.samples import Samples
 from taolora_ros.settings import Settings
@@ -68,6 +67,7 @@ class Detector:
         self.anomalies = AnomalyMonitor(spec)
         self._segment_ns = None  # start of the segment whose tokens are being decided
         self._decided = 0.0      # position up to which they are
+        self._changes = 0        # of the network's weights that are known
         self.skipped = 0         # windows left out because decisions were late
         self.tokens = 0          # decided so far
         self.open_tokens = 0     # of those, with an open gate
@@ -155,9 +155,16 @@ class Detector:
                 self._tracks.popleft()
         return windows
 
-    def absorb(self, windows: Sequence[Window], scores: Scores) -> list[Event | Anomaly]:
-        """Decide ``windows``, in the order of ``due``, by their scores; return what happened."""
+    def absorb(self, windows: Sequence[Window], scores: Scores, changes: int = 0
+               ) -> list[Event | Anomaly]:
+        """Decide ``windows``, in the order of ``due``, by their scores; return what happened.
+
+        ``changes`` counts how often the weights behind the scores were changed so far.
+        """
         results = []
+        if changes != self._changes:
+            self._changes = changes
+            self._decoder.forget()
         for i, window in enumerate(windows):
             events = []
             if window.start_ns != self._segment_ns:
@@ -276,13 +283,10 @@ class Detector:
             self._decided = float(centre[new][-1])
         self.tokens += int(new.sum())
         self.open_tokens += int(window.gate[new].sum())
-        magnitude = None
-        if 'acc_norm' in feature_names(spec):
-            magnitude = window.features[:, feature_names(spec).index('acc_norm')] + 1.0
         embedding = None if scores.embedding is None else scores.embedding[i][new]
         return Tokens(window.start_ns, centre[new], scores.probability[i][new],
                       scores.offset[i][new], window.gate[new], window.valid[new],
-                      settings.event_threshold, settings.refractory, window.end, magnitude,
+                      settings.event_threshold, settings.refractory, window.end, window.trace,
                       embedding)
 
     def _run(self) -> list[Event | Anomaly]:
@@ -291,5 +295,5 @@ class Detector:
         while windows := self.due(BATCH):
             scores = self.engine.run(np.stack([window.features for window in windows]),
                                      np.stack([window.gate for window in windows]))
-            results += self.absorb(windows, scores)
+            results += self.absorb(windows, scores, self.engine.changes)
         return results

@@ -90,6 +90,17 @@ def normalise(spec: ModelSpec, history: np.ndarray) -> np.ndarray:
     return np.clip(window / ecg_scale(spec, history[:, 0]), -ECG_CLIP, ECG_CLIP)
 
 
+def trace(spec: ModelSpec, history: np.ndarray) -> np.ndarray:
+    """Return the signal of the last window (at most L,) of ``history`` (H, F), as a copy.
+
+    That is the norm of acceleration in g (IMU), or the filtered lead in mV (ECG).
+    """
+    window = history[-spec.window:]
+    if spec.kind == 'imu':
+        return window[:, feature_names(spec).index('acc_norm')] + 1.0
+    return window[:, 0].copy()
+
+
 def ecg_scale(spec: ModelSpec, history: np.ndarray) -> np.float32:
     """Return the running scale (mV) of ``history`` (H,): the median of its blocks' maxima.
 

@@ -143,7 +143,7 @@ class Feed:
     def absorb(self, window: Window, due: int, scores: Scores) -> list[Event | Anomaly]:
         """Decide one window that was ``due`` at a system time (ns); return what happened."""
         with self.lock:
-            results = self.detector.absorb([window], scores)
+            results = self.detector.absorb([window], scores, self.engine.changes)
             self.decided += 1
         self.latencies.extend([(time.time_ns() - due) / NANOSECONDS] * len(results))
         return results

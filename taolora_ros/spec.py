@@ -49,6 +49,7 @@ class ModelSpec:
     ``labels`` are what events are called. ``rate`` in Hz, ``patch`` in samples per token,
     ``tokens`` per window; ``hop``, ``delay`` and ``refractory`` in seconds. ``bias`` holds one
     logit per label that moves the operating point chosen on validation data to a score of 0.5.
+    ``alike`` is the number of beats among which those like a new one are looked for, 0 for none.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelSpec:
     event_threshold: float = 0.5
     anomaly_threshold: float = 1.0
     bias: tuple[float, ...] = ()
+    alike: int = 0
     gate: GateSpec = field(default_factory=GateSpec)
     network: NetworkSpec = field(default_factory=NetworkSpec)
 
@@ -108,10 +110,10 @@ IMU_FALLS = ModelSpec(
                   floor=0.05))
 
 ECG_BEATS = ModelSpec(
-    name='ecg_beats', version='5', kind='ecg', labels=('beat', 'veb'),
+    name='ecg_beats', version='6', kind='ecg', labels=('beat', 'veb'),
     classes=('none', 'N', 'S', 'V', 'F'), channels=('ecg',), units=('mV',), optional=(),
     rate=125.0, patch=16, tokens=64, hop=0.256, delay=0.96, refractory=0.19,
-    bias=(1.5, -0.85),
+    bias=(1.5, -0.85), alike=300,
     gate=GateSpec(variance=22.0, curvature=120.0, hf_energy=120.0, cutoff=10.0, dilation=0,
                   floor=0.01))
 

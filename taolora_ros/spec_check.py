@@ -15,6 +15,7 @@ MOST_WEIGHTS = 2**28    # in one network
 LONGEST_WINDOW = 2**16  # samples
 RATES = (1.0, 1e5)      # Hz
 STRONGEST_BIAS = 50.0   # logits: a probability of 1e-22
+MOST_ALIKE = 2**14      # beats
 CHANNELS = {'imu': 6, 'ecg': 1}
 
 
@@ -25,6 +26,7 @@ def check_spec(spec: ModelSpec) -> None:
     _check_times(spec)
     _check_gate(spec)
     _check_bias(spec)
+    _check_alike(spec)
     try:
         Settings.default(spec).validate(spec)
     except ValueError as error:
@@ -94,6 +96,11 @@ def _check_bias(spec: ModelSpec) -> None:
         raise ValueError(f'spec: {len(spec.bias)} biases for {len(spec.labels)} labels')
     for bias in spec.bias:
         _number('bias', bias, -STRONGEST_BIAS, STRONGEST_BIAS)
+
+
+def _check_alike(spec: ModelSpec) -> None:
+    if type(spec.alike) is not int or not 0 <= spec.alike <= MOST_ALIKE:
+        raise ValueError(f'spec: alike = {spec.alike!r:.60} must be in 0..{MOST_ALIKE}')
 
 
 def _number(name: str, value, low: float, high: float = 1e9) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taolora_ros.anomaly import measured, statistics
-from taolora_ros.features import history_length, normalise
+from taolora_ros.features import history_length, normalise, trace
 from taolora_ros.gate import Gate, dilate, token_flags
 from taolora_ros.settings import Settings
 from taolora_ros.spec import ModelSpec
@@ -28,6 +28,7 @@ class Window:
     ``features`` (L, F) float32 normalised and ``gate`` (T,) bool are for the engine. The window
     ends before sample ``end`` of the segment that began at ``start_ns``; ``stamp_ns`` is that
     moment. ``valid`` (T,) is False near bridged gaps; ``final`` when the segment ends here.
+    ``trace`` (at most L,) is that of ``Tokens``.
     ``statistics`` (3, F) are those of its newest quarter, see anomaly.py.
     """
 
@@ -35,6 +36,7 @@ class Window:
     gate: np.ndarray
     valid: np.ndarray
     statistics: np.ndarray
+    trace: np.ndarray
     start_ns: int
     stamp_ns: int
     end: int
@@ -95,7 +97,8 @@ class Track:
         stats = statistics(measured(spec, segment.features.get(newest, end),
                                     segment.values.get(newest, end)))
         window = Window(normalise(spec, history), self._gate(end, settings.gate), self._valid(end),
-                        stats, segment.start_ns, segment.time_ns(end), end, final, settings)
+                        stats, trace(spec, history), segment.start_ns, segment.time_ns(end), end,
+                        final, settings)
         self.last = end
         self.covered = max(self.covered, end - settings.delay * spec.rate)
         # a patch more than windows read: a router that starts now begins at a patch they all hold

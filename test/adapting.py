@@ -27,7 +27,7 @@ class Head:
 
     def __init__(self, weight, bias):
         self.weights = {'head.weight': weight, 'head.bias': bias}
-        self.keeps_embedding = False
+        self.keeps_embedding, self.changes = False, 0
         self.lock = threading.Lock()
 
     def read_weights(self, *names):
@@ -38,6 +38,7 @@ class Head:
         with self.lock:
             for name, value in changes.items():
                 self.weights[name][:] = value
+            self.changes += 1
 
     def probability(self, x):
         logits = x @ self.weights['head.weight'][:-1].T + self.weights['head.bias'][:-1]

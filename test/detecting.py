@@ -17,7 +17,7 @@ SPECS = pytest.mark.parametrize('spec', [IMU_FALLS, ECG_BEATS], ids=lambda spec:
 class Peaks:
     """An engine that calls strong acceleration a fall and steep ECG a beat, window by window."""
 
-    name, device = 'peaks', 'cpu'
+    name, device, changes = 'peaks', 'cpu', 0
 
     def __init__(self, spec):
         self.spec = spec

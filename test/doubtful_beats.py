@@ -40,7 +40,7 @@ def with_doubtful_beats(engine, spec, seconds, score=0.52):
     signal = excerpt().values[:seconds * RATE, 0].astype(np.float64)
     for at in DOUBTFUL:
         low, high = 0.0, 1.0
-        for _ in range(9):
+        for _ in range(14):
             middle = (low + high) / 2
             event = near(found(engine, spec, blended(signal, at, middle)), at)
             low, high = (low, middle) if event.values['veb_score'] >= score else (middle, high)

@@ -15,7 +15,7 @@ SURE = 0.98
 class RuleEngine:
     """A fall is a hit after which gravity points elsewhere; a beat is a peak, a broad one a VEB."""
 
-    name, device = 'rules', 'cpu'
+    name, device, changes = 'rules', 'cpu', 0
 
     def __init__(self, spec):
         self.spec = spec

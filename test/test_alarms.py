@@ -26,9 +26,9 @@ def windows_of(probability, impacts=(), seconds=20.0, hop=16, invalid=(), thresh
         decided = centre[-1] if len(centre) else decided
         fall = np.array([probability(c / RATE) for c in centre])
         valid = np.array([not any(a < c / RATE < b for a, b in invalid) for c in centre], bool)
-        padded = np.concatenate([np.ones(256), magnitude[:end]])[-256:]
         yield Tokens(START_NS, centre, np.stack([1 - fall, fall], 1).reshape(-1, 2),
-                     np.zeros(len(centre)), fall > 0.2, valid, threshold, refractory, end, padded)
+                     np.zeros(len(centre)), fall > 0.2, valid, threshold, refractory, end,
+                     magnitude[max(end - 256, 0):end])
 
 
 def decode(windows, spec=IMU_FALLS):

@@ -108,7 +108,7 @@ def test_hostile_imu_messages(messages):
 class Random:
     """An engine whose scores are anything, NaN and infinities among them."""
 
-    name, device = 'random', 'cpu'
+    name, device, changes = 'random', 'cpu', 0
 
     def __init__(self, spec, seed=0):
         self.spec, self.rng = spec, np.random.default_rng(seed)

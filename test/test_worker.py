@@ -23,7 +23,7 @@ START = 1_000 * SECOND
 class SpikeEngine:
     """Calls a token an event when the last feature is large in it; remembers its calls."""
 
-    name, device = 'rule', 'cpu'
+    name, device, changes = 'rule', 'cpu', 0
 
     def __init__(self, spec, broken=False, seconds=0.0):
         self.spec, self.broken, self.seconds, self.batches = spec, broken, seconds, []

@@ -116,7 +116,7 @@ class GraphEngine(ABC):
         self.zero_copy = zero_copy
         self._window_shape = (model.spec.window, model.network.features)
         self._tokens = model.spec.tokens
-        self.keeps_embedding = False
+        self.keeps_embedding, self.changes = False, 0
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.Lock()  # a run and a change of weights exclude each other
         self._prepare(model)
@@ -185,6 +185,7 @@ class GraphEngine(ABC):
                 self._load(layer, {name.rpartition('.')[2]: value for name, value
                                    in self._adaptable.values.items()
                                    if name.rpartition('.')[0] == layer})
+            self.changes += 1
 
 
 class _Slot:

@@ -29,12 +29,14 @@ class Engine(Protocol):
     """Runs windows of one model.
 
     While ``keeps_embedding`` is set, scores carry embeddings; one that is not kept costs nothing.
+    ``changes`` counts how often weights were written.
     """
 
     name: str
     device: str
     why: str  # how it was picked, in words
     keeps_embedding: bool
+    changes: int
 
     def run(self, windows: np.ndarray, gates: np.ndarray) -> Scores:
         """Score windows (B, L, F) float32 with gates (B, T) bool; B may be any number >= 1."""

@@ -40,7 +40,7 @@ class NativeEngine:
         self._lock = threading.Lock()  # there is one room, and weights change between two runs
         self._adaptable = {name: array for name, array in self._arrays.adaptable.items()
                            if adaptable(name)}
-        self.keeps_embedding = False
+        self.keeps_embedding, self.changes = False, 0
         self._shape = (spec.window, model.network.features)
         self._tokens, self._classes = spec.tokens, len(spec.classes)
 
@@ -82,6 +82,7 @@ class NativeEngine:
         with self._lock:
             for name, value in changes.items():
                 self._adaptable[name][:] = value
+            self.changes += 1
 
 
 def _floats(array: np.ndarray) -> layout.Floats:

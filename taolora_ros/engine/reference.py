@@ -39,7 +39,7 @@ class ReferenceEngine:
         spec = model.spec
         self._shape = (spec.window, self._network.features)
         self._tokens = spec.tokens
-        self.keeps_embedding = False
+        self.keeps_embedding, self.changes = False, 0
         self._adaptable = {name: tensor for name, tensor in self._network.state_dict().items()
                            if adaptable(name)}  # shares memory with the network
         self._lock = threading.Lock()  # a run and a change of weights exclude each other
@@ -72,6 +72,7 @@ class ReferenceEngine:
         with self._lock:
             for name, value in changes.items():
                 self._adaptable[name].copy_(torch.as_tensor(value))
+            self.changes += 1
 
 
 def rebuild_error(patches: Tensor, rebuilt: Tensor, features: int) -> Tensor:

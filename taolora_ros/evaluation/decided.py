@@ -31,7 +31,7 @@ class Decided:
 
     ``window`` (W + 1,) says where each window's tokens begin; ``tokens`` (n,) fields are those of
     ``Tokens``; ``embedding`` (n, D) float16; ``logits`` (n, K) are of the frozen head.
-    ``magnitude`` holds by segment the norm of acceleration at each sample.
+    ``trace`` holds by segment that of ``Tokens``, from its first sample on.
     """
 
     recording: Recording
@@ -48,7 +48,7 @@ class Decided:
     valid: np.ndarray
     embedding: np.ndarray
     logits: np.ndarray
-    magnitude: dict[int, np.ndarray] = field(default_factory=dict)
+    trace: dict[int, np.ndarray] = field(default_factory=dict)
 
     def time_s(self, stamp_ns: int) -> float:
         """Return a time as seconds from the first sample."""
@@ -76,13 +76,8 @@ class Decided:
         return Tokens(int(self.start_ns[first]), self.centre[rows], softmax(logits),
                       self.offset[rows], self.gate[rows], self.valid[rows],
                       self.settings.event_threshold, self.settings.refractory, end,
-                      self._magnitude(int(self.start_ns[first]), end), embedding)
-
-    def _magnitude(self, start_ns: int, end: int) -> np.ndarray | None:
-        if not self.magnitude:
-            return None
-        series, length = self.magnitude[start_ns], self.spec.window
-        return np.pad(series[max(end - length, 0):end], (max(length - end, 0), 0), 'edge')
+                      self.trace[int(self.start_ns[first])][max(end - self.spec.window, 0):end],
+                      embedding)
 
     def runs(self, from_s: float, until_s: float, block: int) -> Iterator[tuple[int, int]]:
         """Yield (first, last) of windows that end in a span, in blocks of one segment each."""
@@ -132,18 +127,15 @@ def decide(recording: Recording, spec: ModelSpec, engine, settings) -> Decided |
         return None
     join = {name: np.concatenate([getattr(t, name) for t in heard.tokens])
             for name in ('centre', 'offset', 'gate', 'valid', 'probability', 'embedding')}
-    magnitude: dict[int, np.ndarray] = {}
-    for t in heard.tokens if heard.tokens[0].magnitude is not None else []:
-        series = magnitude.get(t.start_ns, np.zeros(0, np.float32))
-        grown = np.zeros(max(t.end, len(series)), np.float32)
-        grown[:len(series)] = series
-        low = max(t.end - len(t.magnitude), 0)
-        grown[low:t.end] = t.magnitude[len(t.magnitude) - (t.end - low):]
-        magnitude[t.start_ns] = grown
+    trace: dict[int, np.ndarray] = {}
+    for t in heard.tokens:
+        series = trace.get(t.start_ns, np.zeros(0, np.float32))
+        trace[t.start_ns] = np.concatenate(
+            [series, t.trace[len(t.trace) - (t.end - len(series)):]])
     duration, recording.values = recording.duration_s, None
     logits = np.log(np.maximum(join.pop('probability'), 1e-12))  # softmax takes them back
     return Decided(recording, duration, spec, detector.settings, int(samples.stamps[0]),
                    np.cumsum([0, *(len(t.centre) for t in heard.tokens)]),
                    np.array([t.start_ns for t in heard.tokens]),
-                   np.array([t.end for t in heard.tokens]), logits=logits, magnitude=magnitude,
+                   np.array([t.end for t in heard.tokens]), logits=logits, trace=trace,
                    **{**join, 'embedding': join['embedding'].astype(np.float16)})
