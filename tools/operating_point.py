@@ -8,7 +8,8 @@ DATA holds MIT-BIH, FOLDS what `taolora train ecg --folds N` wrote; each record 
 model that left it out. FILE is written, tables are printed: figures for each bias of beats, with
 the VEB's as it ships, and for each bias of VEB, with the beats' as it ships. Of both also those of
 a bias chosen for every record on all others: of beats so that the smaller of sensitivity and PPV
-(150 ms) is the largest, of VEB by this rule and by the largest F1.
+(150 ms) is the largest, of VEB by this rule and by the largest F1. VEB are judged together with
+beats of their shape, as they ship, and each beat alone.
 """
 
 from __future__ import annotations
@@ -70,9 +71,12 @@ def left_out(kind: str, data: str, folds: str, precision: str
                     yield recording, decide(recording, spec, engine, settings)
 
 
-def counted(decided: Decided, bias: tuple[float, float]) -> Counter:
-    """Return the hits and errors of one record with biases of beats and of VEB."""
-    spec = dataclasses.replace(decided.spec, bias=bias)
+def counted(decided: Decided, bias: tuple[float, float], **changes) -> Counter:
+    """Return the hits and errors of one record with biases of beats and of VEB.
+
+    ``changes`` are other fields of the model's spec that differ.
+    """
+    spec = dataclasses.replace(decided.spec, bias=bias, **changes)
     decided = dataclasses.replace(decided, spec=spec)
     events = decided.events(np.zeros((spec.network.width + 1, len(spec.classes)), np.float32))
     recording = decided.recording
@@ -124,16 +128,19 @@ def main(arguments: list[str]) -> int:
              for bias in BIASES for name, decided in records.items()}
     vebs = {(bias, name): counted(decided, (beat, bias))
             for bias in VEB_BIASES for name, decided in records.items()}
+    alone = {(bias, name): counted(decided, (beat, bias), alike=0)
+             for bias in VEB_BIASES for name, decided in records.items()}
     result = {'what': 'beats and VEB at several operating points, each record by the model that '
               'left it out', 'commit': commit(), 'precision': precision,
               'biases': by_bias(beats), 'chosen_without': without(beats, 'beat', smaller),
-              'veb_biases': by_bias(vebs),
+              'veb_biases': by_bias(vebs), 'veb_biases_alone': by_bias(alone),
               'veb_chosen_without': {rule.__name__: without(vebs, 'veb', rule)
                                      for rule in (smaller, f1)}}
     Path(out).write_text(json.dumps(result, indent=2) + '\n')
     print(shown('beats (150 ms), score 0.5 at', 'beat', result['biases'],
                 {'smaller': result['chosen_without']}))
     print(shown('VEB, score 0.5 at', 'veb', result['veb_biases'], result['veb_chosen_without']))
+    print(shown('VEB judged alone', 'veb', result['veb_biases_alone'], {}))
     return 0
 
 
