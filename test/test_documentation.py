@@ -78,9 +78,11 @@ def test_seeds_are_shown_as_mean_lowest_and_highest_beside_the_recipe(tmp_path):
         (results / f'cross_validation_ecg_seed{seed}.json').write_text(json.dumps(one))
         if seed > 6:  # fewer of them were taught
             (results / f'cross_validation_ecg_taught{seed}.json').write_text(json.dumps(one))
+            (results / f'cross_validation_ecg_alike{seed}.json').write_text(json.dumps(one))
     taught = [made[i] for i in (3, 1)]
     assert run('figures', tools=tmp_path / 'tools') == headline, 'figures are of the recipe alone'
-    cells = {row[0]: row[1:] for row in rows(run('details', tools=tmp_path / 'tools'))}
+    lines = rows(run('details', tools=tmp_path / 'tools'))
+    cells = {row[0]: row[1:] for row in lines}
 
     def shown(values, form):
         return f'{form(np.mean(values))} ({form(min(values))} .. {form(max(values))})'
@@ -102,6 +104,10 @@ def test_seeds_are_shown_as_mean_lowest_and_highest_beside_the_recipe(tmp_path):
     assert cells['VEB F1, points more than FP32'][1] == shown(
         [100 * (a['f1'] - b['f1']) for a, b in pairs], '{:+.2f}'.format)
     assert cells['ECG, 4 seeds'] == ['FP32', 'INT4', 'INT4 with teachers']
+    shipped = [*taught, json.loads((results / 'cross_validation_ecg.json').read_text())]
+    first = [row[0] for row in lines].index('ECG, as it ships, 3 seeds')
+    assert next(row for row in lines[first:] if row[0].endswith('(VEB): F1 %'))[1:] == [
+        shown([one[p]['veb']['f1'] for one in shipped], percent) for p in ('fp32', 'int4')]
 
 
 @pytest.mark.parametrize('name', [path.stem for path in (ROOT / 'docs' / 'results').glob(

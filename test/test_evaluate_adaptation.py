@@ -67,11 +67,15 @@ def test_kept_tokens_give_the_events_of_the_detector(data, kind):
     for recording in recordings(data, kind):
         detector = Detector(spec, Embedding(spec))
         found = detector.process(recording_samples(recording, spec)) + detector.flush()
-        wanted = [(e.label, e.stamp_ns) for e in found if getattr(e, 'phase', None) == START]
+        wanted = [e for e in found if getattr(e, 'phase', None) == START]
         kept = decide(recording, spec, Embedding(spec), None)
         events = kept.events(nothing(spec))
-        assert [e.label for e in events] == [label for label, _ in wanted]
-        assert np.allclose([e.stamp_ns for e in events], [t for _, t in wanted], rtol=0, atol=1000)
+        assert [e.label for e in events] == [e.label for e in wanted]
+        assert np.allclose([e.stamp_ns for e in events], [e.stamp_ns for e in wanted], rtol=0,
+                           atol=1000)
+        assert np.allclose([list(e.values.values()) for e in events if len(e.values) > 1],
+                           [list(e.values.values()) for e in wanted if len(e.values) > 1],
+                           atol=1e-4)
         silent = nothing(spec)
         silent[-1, 0] = 1e3
         assert kept.events(silent) == []

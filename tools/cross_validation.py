@@ -11,6 +11,8 @@ SOURCES = {'sisfall': 'SisFall, waist', 'weda': 'WEDA-FALL, wrist'}
 ECG, IMU = 'cross_validation_ecg', 'cross_validation_imu'
 BEATS = {'beat': 'R peaks within 150 ms', 'beat_50ms': 'R peaks within 50 ms',
          'veb': 'ventricular beats (VEB)'}
+PARTS = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %', 'ppv_strict': 'PPV with fusion %'}
+SHIPPED_BIAS = -0.85
 ALARMS = {'hours': rate, 'false_alarms': count, 'false_alarms_per_hour': rate,
           'false_alarms_per_hour_upper_95': rate}
 
@@ -95,9 +97,8 @@ def by_seed() -> list[list[str]]:
     alone, taught = seeds(f'{ECG}_seed'), seeds(f'{ECG}_taught')
     rows = [[f'ECG, {len(alone)} seeds', 'FP32', 'INT4', 'INT4 with teachers']]
     for key, name in BEATS.items():
-        parts = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %'}
-        if key == 'veb':
-            parts['ppv_strict'] = 'PPV with fusion %'
+        parts = {part: title for part, title in PARTS.items()
+                 if key == 'veb' or part != 'ppv_strict'}
         rows += [[f'{name}: {title}',
                   *(spread([one[precision][key][part] for one in alone], percent)
                     for precision in ('fp32', 'int4')),
@@ -109,6 +110,36 @@ def by_seed() -> list[list[str]]:
     return rows + [['VEB F1, points more than FP32', '-',
                     *(spread([_gain(one) for one in group], '{:+.2f}'.format)
                       for group in (alone, taught))]]
+
+
+def as_shipped() -> list[list[str]]:
+    """Return ECG figures of what ships, mean and range over seeds."""
+    each = [load(ECG), *seeds(f'{ECG}_alike')]
+    rows = [[f'ECG, as it ships, {len(each)} seeds', 'FP32', 'INT4']]
+    rows += [[f'{name}: {title}', *(spread([one[precision][key][part] for one in each], percent)
+                                    for precision in ('fp32', 'int4'))]
+             for key, name in BEATS.items() for part, title in PARTS.items()
+             if key == 'veb' or part != 'ppv_strict']
+    rows += [[f'{name} found, % of those FP32 finds', '-',
+              spread([_kept(one, key) for one in each], percent)]
+             for key, name in (('beat', 'R peaks (150 ms)'), ('veb', 'VEB'))]
+    return rows + [['VEB F1, points more than FP32', '-',
+                    spread([_gain(one) for one in each], '{:+.2f}'.format)]]
+
+
+def by_alike() -> list[list[str]]:
+    """Return VEB judged one by one and together with those of their shape, by seed, INT4."""
+    told = load('operating_point_ecg')
+    rows = [['VEB, INT4, score 0.5 at 0.70', 'alone: Se %', 'PPV %', 'F1 %', 'found', 'false',
+             'together: Se %', 'PPV %', 'F1 %', 'found', 'false']]
+    for seed, key in enumerate(('int4', 'int4_seed1', 'int4_seed2')):
+        pair = [next(row['veb'] for row in told[key][way] if row['bias'] == SHIPPED_BIAS)
+                for way in ('veb_biases_alone', 'veb_biases')]
+        rows.append([f'seed {seed}', *(
+            form(veb[part]) for veb in pair for part, form in (
+                ('se', percent), ('ppv', percent), ('f1', percent), ('tp', count),
+                ('fp', count)))])
+    return rows
 
 
 def by_bias() -> list[list[str]]:

@@ -15,9 +15,9 @@ it. RAW.json of one table does not: it goes under `rows`, with the commit, day a
 it is kept, so keep it where and when it was measured. tools/comparators.py keeps its own.
 Recordings of an IMU without errors are dropped, they are thousands.
 
-cross_validation_KIND.json is of what ships, seed 0. The table of seeds shows means, lowest and
-highest at the operating point of version 4: cross_validation_ecg_taughtS.json is of the recipe that
-ships, cross_validation_ecg_seedS.json of single networks without teachers. untaught_imu.json is of
+cross_validation_KIND.json is of what ships, seed 0, cross_validation_ecg_alikeS.json of other seeds.
+The table of teachers shows means, lowest and highest of version 4: cross_validation_ecg_taughtS.json
+is with teachers, cross_validation_ecg_seedS.json of single networks without. untaught_imu.json is of
 falls without teachers, operating_point_ecg.json what tools/operating_point.py wrote (KEYs int4,
 fp32, and int4_seedS of other seeds).
 """
@@ -78,7 +78,7 @@ def details() -> str:
     return '\n'.join(table(*rows) for rows in (
         cross_validation.by_mining(), cross_validation.by_bias(),
         cross_validation.by_bias_and_seed(), cross_validation.by_veb_bias(),
-        cross_validation.by_seed(),
+        cross_validation.by_alike(), cross_validation.as_shipped(), cross_validation.by_seed(),
         cross_validation.by_record(), cross_validation.by_teachers(),
         cross_validation.by_activity(), *_quantization()))
 

@@ -72,11 +72,11 @@ class Decided:
         rows = slice(self.window[first], self.window[last])
         embedding = self.embedding[rows].astype(np.float32)
         logits = self.logits[rows] + head_input(embedding) @ delta
-        end = int(self.end[last - 1])
+        begin, end = max(int(self.end[first]) - self.spec.window, 0), int(self.end[last - 1])
         return Tokens(int(self.start_ns[first]), self.centre[rows], softmax(logits),
                       self.offset[rows], self.gate[rows], self.valid[rows],
                       self.settings.event_threshold, self.settings.refractory, end,
-                      self.trace[int(self.start_ns[first])][max(end - self.spec.window, 0):end],
+                      self.trace[int(self.start_ns[first])][begin:end],
                       embedding)
 
     def runs(self, from_s: float, until_s: float, block: int) -> Iterator[tuple[int, int]]:
