@@ -42,7 +42,7 @@ class AlikeBeats:
         shape = self._shape(tokens, place)
         if shape is None:
             return probability
-        p = min(max(probability, SUREST), 1.0 - SUREST)
+        p = min(max(SUREST, probability), 1.0 - SUREST)  # in this order NaN becomes the least
         said = float(np.log(p / (1.0 - p)))
         energy = float(shape @ shape)
         known = min(self._count, len(self._said))

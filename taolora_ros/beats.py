@@ -40,7 +40,8 @@ class BeatDecoder(Decoder):
         if self._alike:
             self._alike.forget()
             known = self._rows is not None and len(self._rows) > 0
-            self._outdated = self._rows[-1, 0] if known else -np.inf
+            reach = (0.5 + OFFSET_MARGIN) * self.spec.patch  # how far from its centre a token sees
+            self._outdated = self._rows[-1, 0] + reach if known else -np.inf
 
     def finish(self) -> list[Event]:
         """End the segment; return the beats that were still open."""

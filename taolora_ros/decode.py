@@ -63,7 +63,7 @@ class Tokens:
 
     ``centre`` (n,) in samples since ``start_ns``, the segment's start; ``probability`` (n, K),
     ``offset`` (n,) in patches from a token's start, ``gate`` (n,) and ``valid`` (n,) bool.
-    ``trace`` (m,) is the signal of the window up to sample ``end``, with which it ends: the
+    ``trace`` (m,) is the signal before sample ``end``, with which the newest window ends: the
     norm of acceleration in g (IMU), or the filtered lead in mV (ECG). ``embedding`` (n, D) is
     what the head read, None when the engine keeps none.
     """

@@ -159,12 +159,11 @@ class Detector:
                ) -> list[Event | Anomaly]:
         """Decide ``windows``, in the order of ``due``, by their scores; return what happened.
 
-        ``changes`` counts how often the weights behind the scores were changed so far.
+        ``changes`` counts how often the weights were changed before the scores were made.
         """
-        results = []
         if changes != self._changes:
-            self._changes = changes
             self._decoder.forget()
+        self._changes, results = changes, []
         for i, window in enumerate(windows):
             events = []
             if window.start_ns != self._segment_ns:
@@ -293,7 +292,8 @@ class Detector:
         """Run all that is due through the detector's own engine."""
         results = []
         while windows := self.due(BATCH):
+            changes = self.engine.changes
             scores = self.engine.run(np.stack([window.features for window in windows]),
                                      np.stack([window.gate for window in windows]))
-            results += self.absorb(windows, scores, self.engine.changes)
+            results += self.absorb(windows, scores, changes)
         return results

@@ -91,14 +91,13 @@ def normalise(spec: ModelSpec, history: np.ndarray) -> np.ndarray:
 
 
 def trace(spec: ModelSpec, history: np.ndarray) -> np.ndarray:
-    """Return the signal of the last window (at most L,) of ``history`` (H, F), as a copy.
+    """Return the signal of ``history`` (H, F) that decoders read (H,).
 
     That is the norm of acceleration in g (IMU), or the filtered lead in mV (ECG).
     """
-    window = history[-spec.window:]
     if spec.kind == 'imu':
-        return window[:, feature_names(spec).index('acc_norm')] + 1.0
-    return window[:, 0].copy()
+        return history[:, feature_names(spec).index('acc_norm')] + 1.0
+    return history[:, 0]
 
 
 def ecg_scale(spec: ModelSpec, history: np.ndarray) -> np.float32:

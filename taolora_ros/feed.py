@@ -140,10 +140,14 @@ class Feed:
                 self._behind = None
             return list(zip(windows, due))
 
-    def absorb(self, window: Window, due: int, scores: Scores) -> list[Event | Anomaly]:
-        """Decide one window that was ``due`` at a system time (ns); return what happened."""
+    def absorb(self, window: Window, due: int, scores: Scores, changes: int
+               ) -> list[Event | Anomaly]:
+        """Decide one window that was ``due`` at a system time (ns); return what happened.
+
+        ``changes`` is that of the engine before it ran.
+        """
         with self.lock:
-            results = self.detector.absorb([window], scores, self.engine.changes)
+            results = self.detector.absorb([window], scores, changes)
             self.decided += 1
         self.latencies.extend([(time.time_ns() - due) / NANOSECONDS] * len(results))
         return results

@@ -7,8 +7,8 @@ Tensors of an INT4 model, for each quantized layer NAME (K inputs, N outputs, ra
     NAME.lora_a   float16 (K or 2K, r)     NAME.lora_b  float16 (r, N)
     NAME.bias     float16 (N,)
 
-(smaller scales and a LoRA in 8 or 4 bits: storage.py; a file that has them is of version 2, so
-that a program that does not know them says so), and float16 for everything else (embedding,
+(smaller scales and a LoRA in 8 or 4 bits: storage.py; a file that has them is of version 2, and
+one whose spec has ``alike`` of 3, so that a program that does not know them says so), and float16 for everything else (embedding,
 norms, depthwise convolutions, heads). A full-precision model holds float32 ``NAME.weight``
 instead. ``anomaly_scale`` float32 (F,) is the rebuilding error of each feature that steady
 training data seldom passes.
@@ -37,7 +37,7 @@ from taolora_ros.spec_check import check_spec
 from taolora_ros.storage import (LORA_BITS, LORA_SCALES, SCALE_BITS, code_lora, code_scale,
                                  decode_lora, decode_scale)
 
-FORMAT_VERSION = 2  # 1 where nothing of 2 is used
+FORMAT_VERSION = 3  # the least one that has all that a file uses
 MAX_BYTES = 256 * 2 ** 20
 BESIDE = ('.fp32.safetensors', '.reference.safetensors')  # what lies beside an INT4 model
 PARTS = ('packed', 'w_scale', 'x_inv', 'lora_a', 'lora_b')
@@ -72,7 +72,7 @@ def save_model(path: str | Path, spec: ModelSpec, network: TaoNetwork, anomaly_s
     tensors = {'anomaly_scale': anomaly_scale.float(), **file_tensors(network)}
     compact = any((m.lora_bits, m.scale_bits) != (16, 32) for m in layers.values())
     description = {
-        'format_version': 2 if compact else 1, 'precision': 'int4' if layers else 'fp32',
+        'format_version': 3 if spec.alike else 2 if compact else 1, 'precision': 'int4' if layers else 'fp32',
         'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
         'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer,
                           **({'lora_bits': m.lora_bits, 'scale_bits': m.scale_bits}
@@ -108,6 +108,8 @@ def annotate_model(path: str | Path, figures: dict, spec: ModelSpec | None = Non
     description['figures'] = {**description.get('figures', {}), **figures}
     if spec is not None:
         description['spec'] = spec.to_dict()
+        if spec.alike:
+            description['format_version'] = 3
     _write(path, tensors, description)
 
 

@@ -79,8 +79,9 @@ class ModelSpec:
         return self.patch * self.tokens
 
     def to_dict(self) -> dict:
-        """Return a JSON-ready description."""
-        return dataclasses.asdict(self)
+        """Return a JSON-ready description, without ``alike`` where it says nothing."""
+        data = dataclasses.asdict(self)
+        return data if self.alike else {k: v for k, v in data.items() if k != 'alike'}
 
     @staticmethod
     def from_dict(data: dict) -> 'ModelSpec':

@@ -15,7 +15,7 @@ MOST_WEIGHTS = 2**28    # in one network
 LONGEST_WINDOW = 2**16  # samples
 RATES = (1.0, 1e5)      # Hz
 STRONGEST_BIAS = 50.0   # logits: a probability of 1e-22
-MOST_ALIKE = 2**14      # beats
+MOST_ALIKE = 2**12      # beats
 CHANNELS = {'imu': 6, 'ecg': 1}
 
 
@@ -99,8 +99,9 @@ def _check_bias(spec: ModelSpec) -> None:
 
 
 def _check_alike(spec: ModelSpec) -> None:
-    if type(spec.alike) is not int or not 0 <= spec.alike <= MOST_ALIKE:
-        raise ValueError(f'spec: alike = {spec.alike!r:.60} must be in 0..{MOST_ALIKE}')
+    most = MOST_ALIKE if spec.kind == 'ecg' else 0
+    if type(spec.alike) is not int or not 0 <= spec.alike <= most:
+        raise ValueError(f'spec: alike = {spec.alike!r:.60} must be in 0..{most} ({spec.kind})')
 
 
 def _number(name: str, value, low: float, high: float = 1e9) -> None:

@@ -28,7 +28,7 @@ class Window:
     ``features`` (L, F) float32 normalised and ``gate`` (T,) bool are for the engine. The window
     ends before sample ``end`` of the segment that began at ``start_ns``; ``stamp_ns`` is that
     moment. ``valid`` (T,) is False near bridged gaps; ``final`` when the segment ends here.
-    ``trace`` (at most L,) is that of ``Tokens``.
+    ``trace`` (m,) is that of ``Tokens``.
     ``statistics`` (3, F) are those of its newest quarter, see anomaly.py.
     """
 
@@ -92,7 +92,8 @@ class Track:
     def cut(self, end: int, settings: Settings, final: bool = False) -> Window:
         """Return the window that ends before sample ``end``; forget what no later one needs."""
         spec, segment = self.spec, self.segment
-        history = segment.features.get(max(end - history_length(spec), 0), end)
+        first = max(end - history_length(spec), 0)
+        history = segment.features.get(first, end).copy()  # its place is used again
         newest = max(end - spec.window // 4, 0)
         stats = statistics(measured(spec, segment.features.get(newest, end),
                                     segment.values.get(newest, end)))

@@ -115,6 +115,7 @@ class Worker:
     def _run(self, batch: Batch) -> None:
         """Run the windows of several feeds through their common engine and publish results."""
         engine, began = batch[0][0].engine, time.monotonic()
+        changes = engine.changes  # weights that change while it runs count as changed later
         try:
             scores = engine.run(np.stack([window.features for _, window, _ in batch]),  # (B, L, F)
                                 np.stack([window.gate for _, window, _ in batch]))      # (B, T)
@@ -126,7 +127,7 @@ class Worker:
         self._pace[id(engine)] = pace + 0.2 * (took - pace)
         for i, (feed, window, since) in enumerate(batch):
             try:
-                for result in feed.absorb(window, since, split(scores, i, i + 1)):
+                for result in feed.absorb(window, since, split(scores, i, i + 1), changes):
                     self.publish(feed, result, (time.time_ns() - since) / 1e9)
             except Exception as error:
                 self._failed(feed, error)

@@ -212,6 +212,27 @@ def test_single_samples_are_read_once_a_hop_and_memory_stays_bounded():
     assert len(detector._waiting) < 512
 
 
+@SPECS
+def test_a_window_stays_as_it_was_cut_whatever_comes_after_it(spec):
+    detector, samples = Detector(spec), recording(spec, 150.0, events=[10.0, 19.0], seed=3)
+    detector.push(samples[:2000])
+    windows = detector.due()
+    kept = [(w.features.copy(), w.trace.copy()) for w in windows]
+    for i in range(2000, len(samples), 37):
+        detector.push(samples[i:i + 37])
+        detector.due()
+    for window, (features, trace) in zip(windows, kept, strict=True):
+        assert (window.features == features).all() and (window.trace == trace).all()
+
+
+def test_a_fall_tells_how_hard_its_impact_was():
+    samples = recording(IMU_FALLS, 20, rate=50.0, events=[8.01])
+    results, _ = detect(IMU_FALLS, samples)
+    peak = np.linalg.norm(samples.values[:, :3], axis=1).max() / 9.80665
+    (event,) = [e for e in results if isinstance(e, Event) and e.phase == START]
+    assert event.values['peak_g'] == pytest.approx(peak, rel=0.02)
+
+
 def test_a_detector_can_go_on_after_a_flush():
     detector = Detector(IMU_FALLS, Peaks(IMU_FALLS))
     samples = recording(IMU_FALLS, 20, events=[5.0, 15.0])

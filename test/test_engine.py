@@ -94,16 +94,20 @@ def test_embeddings_are_what_the_head_reads_and_kept_only_when_asked(model):
     assert np.abs(e / e.sum(-1, keepdims=True) - scores.probability).max() < 1e-5
 
 
-def test_written_weights_hold_from_the_next_run_and_go_back_bit_by_bit(model):
+@pytest.mark.parametrize('name', ['native', 'reference'])
+def test_written_weights_hold_from_the_next_run_and_go_back_bit_by_bit(model, name):
     batch = tiny_batch(model.spec, 3, seed=5)
-    engine = make_engine(model, device='cpu')
+    engine = make_engine(model, engine=name, device='cpu')
     before = run(engine, batch)
     names = ('head.weight', 'head.bias', 'blocks.1.mix.inner.lora_b')
     kept = engine.read_weights(*names)
     engine.write_weights({name: 1.3 * value + 0.01 for name, value in kept.items()})
     assert np.abs(run(engine, batch).probability - before.probability).max() > 1e-3
+    assert engine.changes == 1
     engine.write_weights(kept)
     assert (run(engine, batch).probability == before.probability).all()
+    engine.write_weights(kept)
+    assert engine.changes == 2, 'what is there already is no change'
 
 
 @pytest.mark.parametrize('changes, problem', [

@@ -20,7 +20,7 @@ def decided(feed, max_lag, late=0.0, limit=16):
         for window, due in batch:
             scores = feed.engine.run(window.features[None], window.gate[None])
             windows.append(window)
-            results += feed.absorb(window, due, scores)
+            results += feed.absorb(window, due, scores, 0)
     return windows, results
 
 

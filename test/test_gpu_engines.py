@@ -209,7 +209,10 @@ def test_other_weights_count_from_the_next_window_on(kernels):
     rng = np.random.default_rng(3)  # factors are kept in float16, like those of a file
     changes = {name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float16)
                .astype(np.float32) for name, value in engine.read_weights(*names).items()}
-    engine.write_weights(changes)
+    known = engine.changes
+    for _ in range(2):  # the second changes nothing
+        engine.write_weights(changes)
+        assert engine.changes == known + 1
     after = engine.run(windows, gates)
     assert engine.slot(1).launches is launches
     assert np.array_equal(engine.read_weights('head.bias')['head.bias'], changes['head.bias'])

@@ -129,7 +129,7 @@ def drop(name):
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda d, _: d.update(format_version=3), 'install a newer one'),
+    (lambda d, _: d.update(format_version=4), 'install a newer one'),
     (lambda d, _: d.update(format_version='1'), 'format version'),
     (set_network(width=10 ** 9), 'width = 1000000000'),
     (set_network(width=4092, blocks=['conv'] * 64), 'larger than a model file'),

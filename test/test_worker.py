@@ -109,6 +109,16 @@ def test_worker_gives_what_the_detector_alone_gives(spec):
     assert [result for _, result in run([feed])] == alone
 
 
+def test_a_detector_is_told_of_weights_that_changed_before_its_scores_were_made(monkeypatch):
+    engine, told = SpikeEngine(ECG_BEATS), []
+    feed, _ = make_feed('a', ECG_BEATS, engine, recording(ECG_BEATS, 40, (12.3,)))
+    monkeypatch.setattr(feed.detector, 'absorb', lambda windows, scores, changes: (
+        told.append(changes), setattr(engine, 'changes', engine.changes + 1), [])[-1])
+    run([feed])
+    assert told == sorted(told) and told[0] == 0 and len(set(told)) > 1
+    assert told[1] == 0, 'of one call of the engine'
+
+
 def test_streams_of_one_model_share_engine_calls_and_keep_their_events():
     engine = SpikeEngine(IMU_FALLS)
     times = {'a': (10.0,), 'b': (14.0, 22.0), 'c': ()}

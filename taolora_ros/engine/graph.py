@@ -22,7 +22,7 @@ from torch import Tensor
 
 from taolora_ros.engine.agreement import check_agreement
 from taolora_ros.engine.device_weights import Adaptable
-from taolora_ros.engine.interface import Scores
+from taolora_ros.engine.interface import Scores, differs
 from taolora_ros.kernels.launch import Launch, can_overlap, interpreted, overlapped
 from taolora_ros.model_file import Model
 
@@ -181,11 +181,11 @@ class GraphEngine(ABC):
         """Copy other values into the buffers that kernels read; no graph is captured anew."""
         self._adaptable.check(changes)
         with self._lock:
+            self.changes += differs(self.read_weights(*changes), changes)
             for layer in self._adaptable.take(changes):
                 self._load(layer, {name.rpartition('.')[2]: value for name, value
                                    in self._adaptable.values.items()
                                    if name.rpartition('.')[0] == layer})
-            self.changes += 1
 
 
 class _Slot:

@@ -29,7 +29,7 @@ class Engine(Protocol):
     """Runs windows of one model.
 
     While ``keeps_embedding`` is set, scores carry embeddings; one that is not kept costs nothing.
-    ``changes`` counts how often weights were written.
+    ``changes`` counts how often weights were changed; writing what is there is none.
     """
 
     name: str
@@ -78,6 +78,11 @@ def check_changes(changes: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
             raise ValueError(f'{name}: shape {np.shape(value)}, expected {tuple(shapes[name])}')
         if not np.isfinite(value).all():
             raise ValueError(f'{name}: a value is not a finite number')
+
+
+def differs(now: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether ``changes`` have other values than the weights have ``now``."""
+    return any(not np.array_equal(now[name], value) for name, value in changes.items())
 
 
 def check_names(names: Iterable[str], known: Iterable[str]) -> None:

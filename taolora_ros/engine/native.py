@@ -13,7 +13,8 @@ from ctypes import POINTER, byref, c_float, c_uint8
 
 import numpy as np
 
-from taolora_ros.engine.interface import Scores, adaptable, check_changes, check_names
+from taolora_ros.engine.interface import (
+    Scores, adaptable, check_changes, check_names, differs)
 from taolora_ros.kernels.cpu import layout
 from taolora_ros.kernels.cpu.library import load
 from taolora_ros.model_file import Model
@@ -80,9 +81,9 @@ class NativeEngine:
         """Copy other values into weights between two runs; errors as the interface says."""
         check_changes(changes, {name: array.shape for name, array in self._adaptable.items()})
         with self._lock:
+            self.changes += differs(self._adaptable, changes)
             for name, value in changes.items():
                 self._adaptable[name][:] = value
-            self.changes += 1
 
 
 def _floats(array: np.ndarray) -> layout.Floats:

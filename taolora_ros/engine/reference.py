@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taolora_ros.engine.interface import Scores, adaptable, check_changes, check_names
+from taolora_ros.engine.interface import (
+    Scores, adaptable, check_changes, check_names, differs)
 from taolora_ros.model_file import Model
 
 
@@ -70,9 +71,9 @@ class ReferenceEngine:
         """Copy other values into weights between two runs; errors as the interface says."""
         check_changes(changes, {name: t.shape for name, t in self._adaptable.items()})
         with self._lock:
+            self.changes += differs(self.read_weights(*changes), changes)
             for name, value in changes.items():
                 self._adaptable[name].copy_(torch.as_tensor(value))
-            self.changes += 1
 
 
 def rebuild_error(patches: Tensor, rebuilt: Tensor, features: int) -> Tensor:

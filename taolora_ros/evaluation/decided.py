@@ -7,6 +7,7 @@ faster; windows, gates and the order in which tokens are decided are those of ``
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from taolora_ros.beats import BeatDecoder
 from taolora_ros.decode import START, Event, Tokens
 from taolora_ros.detector import Detector
 from taolora_ros.evaluation.detection import recording_samples
+from taolora_ros.features import history_length
 from taolora_ros.recordings import Recording
 from taolora_ros.samples import NANOSECONDS
 from taolora_ros.spec import ModelSpec
@@ -72,7 +74,8 @@ class Decided:
         rows = slice(self.window[first], self.window[last])
         embedding = self.embedding[rows].astype(np.float32)
         logits = self.logits[rows] + head_input(embedding) @ delta
-        begin, end = max(int(self.end[first]) - self.spec.window, 0), int(self.end[last - 1])
+        begin = max(int(self.end[first]) - history_length(self.spec), 0)
+        end = int(self.end[last - 1])
         return Tokens(int(self.start_ns[first]), self.centre[rows], softmax(logits),
                       self.offset[rows], self.gate[rows], self.valid[rows],
                       self.settings.event_threshold, self.settings.refractory, end,
@@ -108,9 +111,18 @@ class _Listener:
 
     def __init__(self):
         self.tokens: list[Tokens] = []
+        self.traces: dict[int, list[np.ndarray]] = {}  # by segment, piece after piece
+        self._known: dict[int, int] = {}               # their length so far
 
     def decided(self, tokens: Tokens, events: list[Event]) -> None:
-        self.tokens.append(tokens)
+        known = self._known.get(tokens.start_ns, 0)
+        self._known[tokens.start_ns] = tokens.end
+        piece = tokens.trace[len(tokens.trace) - (tokens.end - known):].copy()
+        self.traces.setdefault(tokens.start_ns, []).append(piece)
+        self.tokens.append(dataclasses.replace(tokens, trace=None))
+
+    def trace(self) -> dict[int, np.ndarray]:
+        return {start_ns: np.concatenate(pieces) for start_ns, pieces in self.traces.items()}
 
 
 def decide(recording: Recording, spec: ModelSpec, engine, settings) -> Decided | None:
@@ -127,15 +139,10 @@ def decide(recording: Recording, spec: ModelSpec, engine, settings) -> Decided |
         return None
     join = {name: np.concatenate([getattr(t, name) for t in heard.tokens])
             for name in ('centre', 'offset', 'gate', 'valid', 'probability', 'embedding')}
-    trace: dict[int, np.ndarray] = {}
-    for t in heard.tokens:
-        series = trace.get(t.start_ns, np.zeros(0, np.float32))
-        trace[t.start_ns] = np.concatenate(
-            [series, t.trace[len(t.trace) - (t.end - len(series)):]])
     duration, recording.values = recording.duration_s, None
     logits = np.log(np.maximum(join.pop('probability'), 1e-12))  # softmax takes them back
     return Decided(recording, duration, spec, detector.settings, int(samples.stamps[0]),
                    np.cumsum([0, *(len(t.centre) for t in heard.tokens)]),
                    np.array([t.start_ns for t in heard.tokens]),
-                   np.array([t.end for t in heard.tokens]), logits=logits, trace=trace,
+                   np.array([t.end for t in heard.tokens]), logits=logits, trace=heard.trace(),
                    **{**join, 'embedding': join['embedding'].astype(np.float16)})

@@ -91,9 +91,13 @@ class Operator:
         true, decoder, segment = truth(decided), decided.decoder(STREAM), None
         waiting: list[tuple[float, str, object]] = []  # (when, kind, event id or time)
         settled, alarms = from_s, []                   # true events before are found or missed
+        delta = self.session.delta
         times = decided.window_times()
         for first, last in decided.runs(from_s, until_s, STEP):
-            tokens = decided.tokens(first, last, self.session.delta)
+            if not np.array_equal(delta, self.session.delta):  # as a detector does when weights change
+                delta = self.session.delta
+                decoder.forget()
+            tokens = decided.tokens(first, last, delta)
             tokens = dataclasses.replace(tokens, start_ns=tokens.start_ns + shift)
             events = decoder.finish() if segment not in (None, tokens.start_ns) else []
             segment, at = tokens.start_ns, float(times[last - 1])
