@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from kept import count, load, percent, rate, seeds, spread, table
 
 NOTABLE = 10   # wrong VEB decisions from which a record is listed
@@ -12,7 +10,6 @@ ECG, IMU = 'cross_validation_ecg', 'cross_validation_imu'
 BEATS = {'beat': 'R peaks within 150 ms', 'beat_50ms': 'R peaks within 50 ms',
          'veb': 'ventricular beats (VEB)'}
 PARTS = {'se': 'Se %', 'ppv': 'PPV %', 'f1': 'F1 %', 'ppv_strict': 'PPV with fusion %'}
-SHIPPED_BIAS = -0.85
 ALARMS = {'hours': rate, 'false_alarms': count, 'false_alarms_per_hour': rate,
           'false_alarms_per_hour_upper_95': rate}
 
@@ -127,70 +124,6 @@ def as_shipped() -> list[list[str]]:
                     spread([_gain(one) for one in each], '{:+.2f}'.format)]]
 
 
-def by_alike() -> list[list[str]]:
-    """Return VEB judged one by one and together with those of their shape, by seed, INT4."""
-    told = load('operating_point_ecg')
-    rows = [['VEB, INT4, score 0.5 at 0.70', 'alone: Se %', 'PPV %', 'F1 %', 'found', 'false',
-             'together: Se %', 'PPV %', 'F1 %', 'found', 'false']]
-    for seed, key in enumerate(('int4', 'int4_seed1', 'int4_seed2')):
-        pair = [next(row['veb'] for row in told[key][way] if row['bias'] == SHIPPED_BIAS)
-                for way in ('veb_biases_alone', 'veb_biases')]
-        rows.append([f'seed {seed}', *(
-            form(veb[part]) for veb in pair for part, form in (
-                ('se', percent), ('ppv', percent), ('f1', percent), ('tp', count),
-                ('fp', count)))])
-    return rows
-
-
-def by_bias() -> list[list[str]]:
-    """Return what the operating point of heart beats decides."""
-    told = load('operating_point_ecg')
-    heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
-    rows = [['ECG, score 0.5 at a probability of', *heads, '150 ms, FP32: Se %', 'PPV %']]
-    for int4, fp32 in zip(told['int4']['biases'], told['fp32']['biases']):
-        rows.append([f'{1 / (1 + math.exp(int4["bias"])):.2f}', *_parts(int4, *BEATS),
-                     *_parts(fp32, 'beat')])
-    return [*rows, ['chosen without the record',
-                    *_parts(told['int4']['chosen_without'], *BEATS),
-                    *_parts(told['fp32']['chosen_without'], 'beat')]]
-
-
-def by_bias_and_seed() -> list[list[str]]:
-    """Return the same of three networks, each taught by the two others, INT4."""
-    told = load('operating_point_ecg')
-    each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
-    heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
-    return [[f'ECG, {len(each)} seeds, score 0.5 at', *heads], *(
-        [f'{1 / (1 + math.exp(rows[0]["bias"])):.2f}',
-         *(spread([row[key][part] for row in rows], percent)
-           for key in BEATS for part in ('se', 'ppv'))]
-        for rows in zip(*(one['biases'] for one in each)))]
-
-
-def by_veb_bias() -> list[list[str]]:
-    """Return what the operating point of VEB decides: of seed 0, and of three seeds."""
-    told = load('operating_point_ecg')
-    each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
-    rows = [['VEB, INT4, score 0.5 at a probability of', 'Se %', 'PPV %', 'F1 %', 'found', 'false',
-             '3 seeds: Se %', 'PPV %', 'F1 %']]
-    points = [(f'{1 / (1 + math.exp(some[0]["bias"])):.2f}', some)
-              for some in zip(*(one['veb_biases'] for one in each))]
-    points += [(f'chosen without the record, {name}', [one['veb_chosen_without'][rule]
-                                                       for one in each])
-               for rule, name in (('smaller', 'smaller of both'), ('f1', 'F1'))]
-    for name, some in points:
-        veb = [figures['veb'] for figures in some]
-        rows.append([name, *(percent(veb[0][part]) for part in ('se', 'ppv', 'f1')),
-                     str(veb[0]['tp']), str(veb[0]['fp']),
-                     *(spread([one[part] for one in veb], percent)
-                       for part in ('se', 'ppv', 'f1'))])
-    return rows
-
-
-def _parts(figures: dict, *keys: str) -> list[str]:
-    return [percent(figures[key][part]) for key in keys for part in ('se', 'ppv')]
-
-
 def by_record() -> list[list[str]]:
     """Return VEB by record, INT4."""
     heading = ['record', 'VEB', 'found', 'missed', 'false', 'Se %', 'PPV %', 'with fusion']
@@ -228,6 +161,20 @@ def by_teachers() -> list[list[str]]:
             rows.append(_by_teachers(f'unseen source: {name}, {seed}',
                                      [way[source]['fall'] for way in ways]))
     return rows
+
+
+def by_run() -> list[list[str]]:
+    """Return falls found by models of the same commands, run twice, INT4."""
+    again, unseen = load('falls_again'), load('unseen_source_imu')
+    rows = [['falls, INT4', 'falls', 'hours', 'first run: found', 'false alarms',
+             'run again: found', 'false alarms']]
+    known = [result['fall']['sources'] for result in (load(IMU)['int4'],
+                                                      again['cross_validation_int4'])]
+    rows += [_by_teachers(f'unseen subjects: {name}', [each[source] for each in known])
+             for source, name in SOURCES.items()]
+    return rows + [_by_teachers(f'unseen source: {name}', [
+        each[f'trained_without_{source}']['fall'] for each in (unseen, again)])
+        for source, name in SOURCES.items()]
 
 
 def by_mining() -> list[list[str]]:

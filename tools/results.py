@@ -15,11 +15,11 @@ it. RAW.json of one table does not: it goes under `rows`, with the commit, day a
 it is kept, so keep it where and when it was measured. tools/comparators.py keeps its own.
 Recordings of an IMU without errors are dropped, they are thousands.
 
-cross_validation_KIND.json is of what ships, seed 0, cross_validation_ecg_alikeS.json of other seeds.
-The table of teachers shows means, lowest and highest of version 4: cross_validation_ecg_taughtS.json
-is with teachers, cross_validation_ecg_seedS.json of single networks without. untaught_imu.json is of
-falls without teachers, operating_point_ecg.json what tools/operating_point.py wrote (KEYs int4,
-fp32, and int4_seedS of other seeds).
+cross_validation_KIND.json is of what ships, seed 0, cross_validation_ecg_alikeS.json of other
+seeds. The table of teachers shows means, lowest and highest of version 4:
+cross_validation_ecg_taughtS.json is with teachers, cross_validation_ecg_seedS.json of single networks
+without. untaught_imu.json is of falls without teachers, operating_point_ecg.json what tools/operating_point.py wrote (KEYs int4,
+fp32, and int4_seedS of other seeds), operating_point_imu.json what operating_point_falls.py did.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import adaptation_tables
 import cross_validation
+import operating_points
 from kept import RESULTS, as_text, load, origin, percent, rounded, rows_of, table
 
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (earlier)',
@@ -76,9 +77,10 @@ def figures() -> str:
 def details() -> str:
     """Return the tables of docs/models.md: mining, seeds, VEB, falls, formats."""
     return '\n'.join(table(*rows) for rows in (
-        cross_validation.by_mining(), cross_validation.by_bias(),
-        cross_validation.by_bias_and_seed(), cross_validation.by_veb_bias(),
-        cross_validation.by_alike(), cross_validation.as_shipped(), cross_validation.by_seed(),
+        cross_validation.by_mining(), operating_points.by_bias(),
+        operating_points.by_bias_and_seed(), operating_points.by_veb_bias(),
+        operating_points.by_fall_point(), operating_points.by_alike(),
+        cross_validation.as_shipped(), cross_validation.by_seed(),
         cross_validation.by_record(), cross_validation.by_teachers(),
         cross_validation.by_activity(), *_quantization()))
 

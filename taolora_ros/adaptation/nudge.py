@@ -25,6 +25,9 @@ most that two of one token part by,
 
 for p_t (h - q_t) sums to 0; among all h from 0 to 1 with mean q, 0 and 1 are the farthest from it;
 and q (1 - q) is concave. Along the way r adds up to ``shift`` at most.
+
+That is the score of an event judged alone. What beats of its shape were said to be (alike.py) is
+forgotten as soon as weights change, and a beat that was judged with them is alone again at first.
 """
 
 from __future__ import annotations
