@@ -81,7 +81,7 @@ def details() -> str:
         operating_points.by_bias_and_seed(), operating_points.by_veb_bias(),
         operating_points.by_fall_point(), operating_points.by_alike(),
         cross_validation.as_shipped(), cross_validation.by_seed(),
-        cross_validation.by_record(), cross_validation.by_teachers(),
+        cross_validation.by_record(), cross_validation.by_teachers(), cross_validation.by_run(),
         cross_validation.by_activity(), *_quantization()))
 
 
