@@ -40,7 +40,7 @@ class BeatDecoder(Decoder):
         if self._alike:
             self._alike.forget()
             known = self._rows is not None and len(self._rows) > 0
-            reach = (0.5 + OFFSET_MARGIN) * self.spec.patch  # how far from its centre a token sees
+            reach = (1.0 + OFFSET_MARGIN) * self.spec.patch  # a token's word counts so far from it
             self._outdated = self._rows[-1, 0] + reach if known else -np.inf
 
     def finish(self) -> list[Event]:

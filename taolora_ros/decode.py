@@ -113,7 +113,7 @@ class Decoder:
         """Let go of what the network said before its weights changed."""
 
     def scores(self) -> np.ndarray:
-        """Return what ``push`` compared with the threshold: (n, labels) of its n tokens."""
+        """Return what each of the n tokens pushed last says of each label, (n, labels)."""
         raise NotImplementedError
 
     def finish(self) -> list[Event]:

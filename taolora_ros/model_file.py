@@ -7,11 +7,11 @@ Tensors of an INT4 model, for each quantized layer NAME (K inputs, N outputs, ra
     NAME.lora_a   float16 (K or 2K, r)     NAME.lora_b  float16 (r, N)
     NAME.bias     float16 (N,)
 
-(smaller scales and a LoRA in 8 or 4 bits: storage.py; a file that has them is of version 2, and
-one whose spec has ``alike`` of 3, so that a program that does not know them says so), and float16 for everything else (embedding,
-norms, depthwise convolutions, heads). A full-precision model holds float32 ``NAME.weight``
-instead. ``anomaly_scale`` float32 (F,) is the rebuilding error of each feature that steady
-training data seldom passes.
+(smaller scales and a LoRA in 8 or 4 bits: storage.py). A file with these is of format version 2,
+one whose spec has ``alike`` of 3, so that a program that does not know them says so. Everything
+else is float16 (embedding, norms, depthwise convolutions, heads). A full-precision model holds
+float32 ``NAME.weight`` instead. ``anomaly_scale`` float32 (F,) is the rebuilding error of each
+feature that steady training data seldom passes.
 
 The safetensors header carries one string, ``taolora``: JSON with ``format_version``, ``spec``
 (see spec.py), ``precision``, ``layers`` (zero point, buffer and bits of each quantized layer),
@@ -72,13 +72,20 @@ def save_model(path: str | Path, spec: ModelSpec, network: TaoNetwork, anomaly_s
     tensors = {'anomaly_scale': anomaly_scale.float(), **file_tensors(network)}
     compact = any((m.lora_bits, m.scale_bits) != (16, 32) for m in layers.values())
     description = {
-        'format_version': 3 if spec.alike else 2 if compact else 1, 'precision': 'int4' if layers else 'fp32',
+        'precision': 'int4' if layers else 'fp32',
         'spec': spec.to_dict(), 'provenance': provenance, 'figures': figures,
         'layers': {name: {'x_zero': m.x_zero, 'buffer': m.buffer,
                           **({'lora_bits': m.lora_bits, 'scale_bits': m.scale_bits}
                              if compact else {})} for name, m in layers.items()}}
     _write(Path(path), {n: t.cpu().contiguous() for n, t in tensors.items()},
-           description)
+           {'format_version': _format(description), **description})
+
+
+def _format(description: dict) -> int:
+    """Return the least format version that has all that a file uses."""
+    if description['spec'].get('alike'):
+        return 3
+    return 2 if any('lora_bits' in layer for layer in description['layers'].values()) else 1
 
 
 @torch.no_grad()
@@ -108,8 +115,7 @@ def annotate_model(path: str | Path, figures: dict, spec: ModelSpec | None = Non
     description['figures'] = {**description.get('figures', {}), **figures}
     if spec is not None:
         description['spec'] = spec.to_dict()
-        if spec.alike:
-            description['format_version'] = 3
+        description['format_version'] = _format(description)
     _write(path, tensors, description)
 
 

@@ -10,7 +10,7 @@ from taolora_ros.adaptation.reference import Reference, head_digest
 from taolora_ros.adaptation.session import Session
 from taolora_ros.adaptation.settings import AdaptationSettings
 from taolora_ros.decode import START, Event, Tokens
-from taolora_ros.engine.interface import check_changes
+from taolora_ros.engine.interface import check_changes, differs
 from taolora_ros.spec import ECG_BEATS, NetworkSpec
 
 WIDTH = 23
@@ -36,9 +36,9 @@ class Head:
     def write_weights(self, changes):
         check_changes(changes, {name: w.shape for name, w in self.weights.items()})
         with self.lock:
+            self.changes += differs(self.weights, changes)
             for name, value in changes.items():
                 self.weights[name][:] = value
-            self.changes += 1
 
     def probability(self, x):
         logits = x @ self.weights['head.weight'][:-1].T + self.weights['head.bias'][:-1]

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taolora_ros.model_file import load_model
+from taolora_ros.shipped import find_model
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'tools' / 'results.py'
 PAGES = ('README.md', 'docs/models.md', 'docs/comparators.md', 'docs/adaptation.md',
@@ -108,6 +111,17 @@ def test_seeds_are_shown_as_mean_lowest_and_highest_beside_the_recipe(tmp_path):
     first = [row[0] for row in lines].index('ECG, as it ships, 3 seeds')
     assert next(row for row in lines[first:] if row[0].endswith('(VEB): F1 %'))[1:] == [
         shown([one[p]['veb']['f1'] for one in shipped], percent) for p in ('fp32', 'int4')]
+
+
+@pytest.mark.parametrize('kind', ['ecg', 'imu'])
+def test_a_shipped_model_tells_the_figures_that_are_kept(kind):
+    kept = json.loads((ROOT / 'docs' / 'results' / f'cross_validation_{kind}.json').read_text())
+    told = load_model(find_model({'ecg': 'ecg_beats', 'imu': 'imu_falls'}[kind])).metadata
+    for precision in ('int4', 'fp32'):
+        for key in {'beat', 'beat_50ms', 'veb', 'fall'} & set(kept[precision]):
+            one, other = kept[precision][key], told['figures']['cross_validation'][precision][key]
+            counts = {'tp', 'fp', 'fn', 'falls', 'found', 'false_alarms'} & set(one)
+            assert counts and {k: one[k] for k in counts} == {k: other[k] for k in counts}
 
 
 @pytest.mark.parametrize('name', [path.stem for path in (ROOT / 'docs' / 'results').glob(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from taolora_ros.detector import Detector
 from taolora_ros.engine import Scores
 from taolora_ros.evaluation.adaptation import _halves, _Job, _sites, _trials, count
 from taolora_ros.evaluation.adaptation_report import find_candidates, notes, plain, tables
-from taolora_ros.evaluation.decided import decide
+from taolora_ros.evaluation.decided import Decided, decide
 from taolora_ros.evaluation.detection import recording_samples
 from taolora_ros.evaluation.operators import HOSTILE, Operator, truth
 from taolora_ros.evaluation.outcomes import Count, bootstrap, summarise
@@ -138,6 +139,40 @@ def test_operators_say_what_they_are_to(data, kind):
         assert False in said  # right alarms are rejected
     if kind == 'honest' and operator.given['rejected'] == 0:
         assert True not in said  # nothing to make up for
+
+
+def test_a_simulated_detector_forgets_what_was_said_when_the_head_changes(data, monkeypatch):
+    spec, forgotten = SPECS['ecg'], []
+    decided = decide(recordings(data, 'ecg')[0], spec, Embedding(spec), None)
+    made = Decided.decoder
+
+    def decoder(self, name=''):
+        one = made(self, name)
+        monkeypatch.setattr(one, 'forget', lambda: forgotten.append(session.asked))
+        return one
+
+    class Session:
+        spec, asked = SPECS['ecg'], 0
+
+        @property
+        def delta(self):
+            self.asked += 1
+            return nothing(self.spec) + 0.01 * (self.asked > 9)
+
+        def memory(self, stream):
+            return World(0).memory
+
+        def settle(self):
+            return []
+
+        def __getattr__(self, name):
+            return lambda *_: dataclasses.make_dataclass('Outcome', ['learnt'])(True)
+    monkeypatch.setattr(Decided, 'decoder', decoder)
+    session, operator = Session(), Operator('flooded', 10**6, np.random.default_rng())
+    operator.attend(session)
+    operator.memory = SimpleNamespace(decided=lambda tokens, events: None)
+    operator.watch(decided)
+    assert len(forgotten) == 1 and 9 < forgotten[0] < session.asked
 
 
 def site(name, before, after, hostile, others):

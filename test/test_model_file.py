@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from taolora_ros.model_file import annotate_model, load_model
+from taolora_ros.model_file import annotate_model, load_model, save_model
 from taolora_ros.model_info import measure
+from taolora_ros.network import TaoNetwork
 from taolora_ros.spec import ECG_BEATS, ModelSpec
 from tiny import PLAIN, tiny_batch, tiny_models, tiny_spec
 
@@ -200,6 +201,25 @@ def test_figures_can_be_added_without_touching_the_weights(tmp_path):
     assert after.metadata['figures']['fall'] == {'se': 0.5} and after.spec.bias == (-1.5,)
     assert before.tensors.keys() == after.tensors.keys()
     assert all(torch.equal(before.tensors[name], after.tensors[name]) for name in before.tensors)
+
+
+def test_a_file_of_a_model_that_remembers_beats_needs_a_newer_program_and_no_other_does(tmp_path):
+    small = dataclasses.replace(ECG_BEATS.network, width=16, heads=2, blocks=('conv',))
+    plain = dataclasses.replace(ECG_BEATS, network=small, alike=0)
+    path, network = tmp_path / 'made.safetensors', TaoNetwork(plain)
+
+    def made():
+        model = load_model(path)
+        return model.metadata['format_version'], model.spec.alike, 'alike' in model.metadata['spec']
+    for alike, version in ((7, 3), (0, 1)):
+        spec = dataclasses.replace(plain, alike=alike)
+        save_model(path, spec, network, torch.ones(1), {}, {})
+        assert made() == (version, alike, alike > 0)
+        annotate_model(path, {}, dataclasses.replace(plain, alike=7 - alike))
+        assert made() == (4 - version, 7 - alike, alike == 0)
+    compact = tiny_models(tmp_path, lora_bits=4)
+    annotate_model(compact, {}, load_model(compact).spec)
+    assert load_model(compact).metadata['format_version'] == 2
 
 
 def test_spec_is_not_shared_between_models(tmp_path):

@@ -7,8 +7,9 @@ import math
 from cross_validation import BEATS, SOURCES
 from kept import count, load, percent, rate, spread
 
+from taolora_ros.spec import ECG_BEATS
+
 ECG, IMU = 'operating_point_ecg', 'operating_point_imu'
-SHIPPED_BIAS = -0.85  # of VEB
 
 
 def by_bias() -> list[list[str]]:
@@ -17,7 +18,7 @@ def by_bias() -> list[list[str]]:
     heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
     rows = [['ECG, score 0.5 at a probability of', *heads, '150 ms, FP32: Se %', 'PPV %']]
     for int4, fp32 in zip(told['int4']['biases'], told['fp32']['biases']):
-        rows.append([f'{1 / (1 + math.exp(int4["bias"])):.2f}', *_parts(int4, *BEATS),
+        rows.append([_probability(int4['bias']), *_parts(int4, *BEATS),
                      *_parts(fp32, 'beat')])
     return [*rows, ['chosen without the record',
                     *_parts(told['int4']['chosen_without'], *BEATS),
@@ -30,7 +31,7 @@ def by_bias_and_seed() -> list[list[str]]:
     each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
     heads = [f'{name} {part}' for name in ('150 ms', '50 ms', 'VEB') for part in ('Se %', 'PPV %')]
     return [[f'ECG, {len(each)} seeds, score 0.5 at', *heads], *(
-        [f'{1 / (1 + math.exp(rows[0]["bias"])):.2f}',
+        [_probability(rows[0]['bias']),
          *(spread([row[key][part] for row in rows], percent)
            for key in BEATS for part in ('se', 'ppv'))]
         for rows in zip(*(one['biases'] for one in each)))]
@@ -42,7 +43,7 @@ def by_veb_bias() -> list[list[str]]:
     each = [told[key] for key in ('int4', 'int4_seed1', 'int4_seed2')]
     rows = [['VEB, INT4, score 0.5 at a probability of', 'Se %', 'PPV %', 'F1 %', 'found', 'false',
              '3 seeds: Se %', 'PPV %', 'F1 %']]
-    points = [(f'{1 / (1 + math.exp(some[0]["bias"])):.2f}', some)
+    points = [(_probability(some[0]['bias']), some)
               for some in zip(*(one['veb_biases'] for one in each))]
     points += [(f'chosen without the record, {name}', [one['veb_chosen_without'][rule]
                                                        for one in each])
@@ -74,16 +75,23 @@ def by_fall_point() -> list[list[str]]:
 def by_alike() -> list[list[str]]:
     """Return VEB judged one by one and together with those of their shape, by seed, INT4."""
     told = load(ECG)
-    rows = [['VEB, INT4, score 0.5 at 0.70', 'alone: Se %', 'PPV %', 'F1 %', 'found', 'false',
+    shipped = ECG_BEATS.bias[1]
+    rows = [[f'VEB, INT4, score 0.5 at {_probability(shipped)}',
+             'alone: Se %', 'PPV %', 'F1 %', 'found', 'false',
              'together: Se %', 'PPV %', 'F1 %', 'found', 'false']]
     for seed, key in enumerate(('int4', 'int4_seed1', 'int4_seed2')):
-        pair = [next(row['veb'] for row in told[key][way] if row['bias'] == SHIPPED_BIAS)
+        pair = [next(row['veb'] for row in told[key][way] if row['bias'] == shipped)
                 for way in ('veb_biases_alone', 'veb_biases')]
         rows.append([f'seed {seed}', *(
             form(veb[part]) for veb in pair for part, form in (
                 ('se', percent), ('ppv', percent), ('f1', percent), ('tp', count),
                 ('fp', count)))])
     return rows
+
+
+def _probability(bias: float) -> str:
+    """Return where a score is 0.5 with a bias."""
+    return f'{1 / (1 + math.exp(bias)):.2f}'
 
 
 def _parts(figures: dict, *keys: str) -> list[str]:

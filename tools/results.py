@@ -17,9 +17,10 @@ Recordings of an IMU without errors are dropped, they are thousands.
 
 cross_validation_KIND.json is of what ships, seed 0, cross_validation_ecg_alikeS.json of other
 seeds. The table of teachers shows means, lowest and highest of version 4:
-cross_validation_ecg_taughtS.json is with teachers, cross_validation_ecg_seedS.json of single networks
-without. untaught_imu.json is of falls without teachers, operating_point_ecg.json what tools/operating_point.py wrote (KEYs int4,
-fp32, and int4_seedS of other seeds), operating_point_imu.json what operating_point_falls.py did.
+cross_validation_ecg_taughtS.json is with teachers, cross_validation_ecg_seedS.json of single
+networks without. untaught_imu.json is of falls without teachers, operating_point_ecg.json what
+tools/operating_point.py wrote (KEYs int4, fp32, and int4_seedS of other seeds),
+operating_point_imu.json what operating_point_falls.py did.
 """
 
 from __future__ import annotations

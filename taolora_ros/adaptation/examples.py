@@ -3,7 +3,8 @@
     n  tokens of one event    G  groups of them    D  width    K  classes    J  labels
 
 An event's score is that of the decoder that raised it: the evidence for its label, averaged over a
-group of tokens, as log odds with the label's bias. Zero is the threshold of a score of 0.5.
+group of tokens, as log odds with the label's bias. Zero is the threshold of a score of 0.5. What
+beats alike say (alike.py) is left out: a beat is learnt from as if judged alone.
 
     q_t = h_label . p_t        z_g = logit(sum_t w_gt q_t) + bias_label
 

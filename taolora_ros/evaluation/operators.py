@@ -94,9 +94,9 @@ class Operator:
         delta = self.session.delta
         times = decided.window_times()
         for first, last in decided.runs(from_s, until_s, STEP):
-            if not np.array_equal(delta, self.session.delta):  # as a detector does when weights change
+            if not np.array_equal(delta, self.session.delta):
                 delta = self.session.delta
-                decoder.forget()
+                decoder.forget()  # as a detector does when weights change
             tokens = decided.tokens(first, last, delta)
             tokens = dataclasses.replace(tokens, start_ns=tokens.start_ns + shift)
             events = decoder.finish() if segment not in (None, tokens.start_ns) else []
