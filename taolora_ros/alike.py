@@ -66,10 +66,5 @@ class AlikeBeats:
         wanted = place - 0.5 - first + self._offsets  # as rows of the trace
         if wanted[0] < 0 or wanted[-1] > len(tokens.trace) - 1:
             return None
-        row = int(wanted[0])
-        part = np.float32(wanted[0] - row)
-        rows = tokens.trace[row:row + len(wanted) + 1]
-        if len(rows) == len(wanted):  # it ends with the very last sample
-            rows = np.append(rows, rows[-1:])
-        shape = rows[:-1] * (1 - part) + rows[1:] * part
+        shape = np.interp(wanted, np.arange(len(tokens.trace)), tokens.trace).astype(np.float32)
         return shape - shape.mean()

@@ -7,6 +7,7 @@ samples since the start of the segment.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -96,7 +97,7 @@ def biased(probability: float, bias: float) -> float:
     return float(p * odds / (p * odds + (1.0 - p)))
 
 
-class Decoder:
+class Decoder(ABC):
     """What all decoders share: the numbering of events and positions as times."""
 
     def __init__(self, spec: ModelSpec, name: str):
@@ -105,20 +106,20 @@ class Decoder:
         self._issued = 0  # never reset: ids stay unique when a recording is played again
         self._bias = spec.bias or (0.0,) * len(spec.labels)
 
+    @abstractmethod
     def push(self, tokens: Tokens) -> list[Event]:
         """Take the next tokens of a segment; return what is certain now."""
-        raise NotImplementedError
 
     def forget(self) -> None:
         """Let go of what the network said before its weights changed."""
 
+    @abstractmethod
     def scores(self) -> np.ndarray:
         """Return what each of the n tokens pushed last says of each label, (n, labels)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> list[Event]:
         """End the segment; return what was still open."""
-        raise NotImplementedError
 
     def _new_id(self, start_ns: int) -> str:
         self._issued += 1

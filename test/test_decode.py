@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from taolora_ros.decode import Decoder, biased
+from taolora_ros.beats import BeatDecoder
+from taolora_ros.decode import biased
 from taolora_ros.spec import ECG_BEATS
 
 
@@ -22,7 +23,7 @@ def test_the_bias_is_the_operating_point():
 
 
 def test_ids_are_never_used_twice():
-    decoder = Decoder(ECG_BEATS, 'chest')
+    decoder = BeatDecoder(ECG_BEATS, 'chest')
     assert [decoder._new_id(5), decoder._new_id(5), decoder._new_id(7)] == [
         'chest-5-1', 'chest-5-2', 'chest-7-3']
-    assert Decoder(ECG_BEATS, '')._new_id(5) == 'ecg_beats-5-1'
+    assert BeatDecoder(ECG_BEATS, '')._new_id(5) == 'ecg_beats-5-1'

@@ -57,6 +57,9 @@ def test_ventricular_beats_are_chosen_by_another_rule_and_without_the_record(too
     assert told['biases'] == {'a': 0.0, 'b': 0.0, 'c': -1.0}
     assert told['veb']['tp'] == 180 and told['veb']['fn'] == 120
     assert [row['veb']['tp'] for row in tool.by_bias(three)] == [230, 184]
+    alone = {key: vebs(1, 2, 3) for key in three}
+    assert tool.by_record(three, alone, -1.0)['c'] == {
+        'alone': {'tp': 1, 'fn': 2, 'fp': 3}, 'together': {'tp': 0, 'fn': 100, 'fp': 0}}
     text = tool.shown('VEB', 'veb', tool.by_bias(three), {'smaller': told})
     assert '| 0.50 | 76.67 |' in text and '| 0.73 | 61.33 |' in text
     assert text.count('\n') == 5
@@ -92,8 +95,10 @@ def test_falls_are_chosen_without_the_wearer_by_the_fewest_errors(falls_tool):
     told = falls_tool.without(counts)
     assert told['probabilities'] == {'a': 0.5, 'b': 0.5, 'c': 0.9}
     assert (told['found'], told['falls'], told['false_alarms']) == (20, 27, 6)
-    lines = falls_tool.shown({'0.50': told}).splitlines()
-    assert 'w: per hour' in lines[0] and lines[2].startswith('| 0.50 | 74.07 | 6 |')
+    rows = falls_tool.as_rows({'probabilities': [{'probability': 0.5, **told}],
+                               'chosen_without': told})
+    assert rows[0][-1] == 'w: per hour'
+    assert rows[1][:4] == ['0.50', '20', '74.07', '6'] == rows[1][:1] + rows[2][5:8]
 
 
 def test_falls_at_an_operating_point_are_those_of_a_model_that_has_it(

@@ -106,6 +106,13 @@ def by_bias(counts: Counts) -> list[dict]:
             for bias in dict.fromkeys(bias for bias, _ in counts)]
 
 
+def by_record(vebs: Counts, alone: Counts, bias: float) -> dict[str, dict]:
+    """Return what is found of each record with one bias, judged together and each beat alone."""
+    return {name: {way: {part: counts[bias, name][f'veb_{part}'] for part in ('tp', 'fn', 'fp')}
+                   for way, counts in (('alone', alone), ('together', vebs))}
+            for name in dict.fromkeys(name for _, name in vebs)}
+
+
 def shown(title: str, of: str, figures: list[dict], choices: dict[str, dict]) -> str:
     """Return a table of what each operating point finds."""
     rows = [(f'{1 / (1 + math.exp(one["bias"])):.2f}', one[of]) for one in figures]
@@ -134,6 +141,7 @@ def main(arguments: list[str]) -> int:
               'left it out', 'commit': commit(), 'precision': precision,
               'biases': by_bias(beats), 'chosen_without': without(beats, 'beat', smaller),
               'veb_biases': by_bias(vebs), 'veb_biases_alone': by_bias(alone),
+              'veb_by_record': by_record(vebs, alone, veb),
               'veb_chosen_without': {rule.__name__: without(vebs, 'veb', rule)
                                      for rule in (smaller, f1)}}
     Path(out).write_text(json.dumps(result, indent=2) + '\n')

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from kept import percent, table  # noqa: E402
+from kept import percent, rate, table  # noqa: E402
 from operating_point import left_out  # noqa: E402
 
 from taolora_ros.evaluation.decided import Decided  # noqa: E402
@@ -67,16 +67,19 @@ def without(counts: Counts) -> dict:
             'probabilities': choice}
 
 
-def shown(rows: dict[str, dict]) -> str:
-    """Return a table of figures: of all, then by source."""
-    sources = list(next(iter(rows.values()))['sources'])
-    heads = [f'{source}{head}' for source in ('', *(f'{name}: ' for name in sources))
-             for head in ('Se %', 'false', 'per hour')]
-    return table(['falls, score 0.5 at', *heads], *(
-        [name, *(cell for part in (row, *(row['sources'][source] for source in sources))
-                 for cell in (percent(part['se']), str(part['false_alarms']),
-                              f'{part["false_alarms_per_hour"]:.2f}'))]
-        for name, row in rows.items()))
+def as_rows(told: dict) -> list[list[str]]:
+    """Return the rows of a table of what was written: of all, then by source."""
+    sources = list(told['chosen_without']['sources'])
+    heads = ['found', 'Se %', 'false alarms', 'per hour']
+    rows = [['falls, score 0.5 at a probability of', *heads,
+             *(f'{source}: {head}' for source in sources for head in heads)]]
+    points = [(f'{row["probability"]:.2f}', row) for row in told['probabilities']]
+    for name, row in [*points, ('chosen without the wearer', told['chosen_without'])]:
+        parts = [row, *(row['sources'][source] for source in sources)]
+        rows.append([name, *(cell for part in parts for cell in (
+            str(part['found']), percent(part['se']), str(part['false_alarms']),
+            rate(part['false_alarms_per_hour'])))])
+    return rows
 
 
 def main(arguments: list[str]) -> int:
@@ -93,14 +96,12 @@ def main(arguments: list[str]) -> int:
     figures = {probability: fall_figures(one for (at, _), some in counts.items()
                                          if at == probability for one in some)
                for probability in PROBABILITIES}
-    alone = without(counts)
     result = {'what': 'falls at several operating points, each wearer by the model that left him '
               'or her out', 'commit': commit(), 'precision': precision,
               'probabilities': [{'probability': at, **row} for at, row in figures.items()],
-              'chosen_without': alone}
+              'chosen_without': without(counts)}
     Path(out).write_text(json.dumps(result, indent=2) + '\n')
-    print(shown({**{f'{at:.2f}': row for at, row in figures.items()},
-                 'chosen without the wearer': alone}))
+    print(table(*as_rows(result)))
     return 0
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import adaptation_tables
 import cross_validation
-import operating_points
+import operating_point_tables
 from kept import RESULTS, as_text, load, origin, percent, rounded, rows_of, table
 
 FORMATS = {'fp32': 'FP32', 'rank_8_16_bits': 'INT4, LoRA of rank 8 in 16 bits (earlier)',
@@ -78,9 +78,9 @@ def figures() -> str:
 def details() -> str:
     """Return the tables of docs/models.md: mining, seeds, VEB, falls, formats."""
     return '\n'.join(table(*rows) for rows in (
-        cross_validation.by_mining(), operating_points.by_bias(),
-        operating_points.by_bias_and_seed(), operating_points.by_veb_bias(),
-        operating_points.by_fall_point(), operating_points.by_alike(),
+        cross_validation.by_mining(), operating_point_tables.by_bias(),
+        operating_point_tables.by_bias_and_seed(), operating_point_tables.by_veb_bias(),
+        operating_point_tables.by_fall_point(), operating_point_tables.by_alike(),
         cross_validation.as_shipped(), cross_validation.by_seed(),
         cross_validation.by_record(), cross_validation.by_teachers(), cross_validation.by_run(),
         cross_validation.by_activity(), *_quantization()))

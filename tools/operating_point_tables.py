@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cross_validation import BEATS, SOURCES
-from kept import count, load, percent, rate, spread
+from cross_validation import BEATS
+from kept import count, load, percent, spread
+from operating_point_falls import as_rows
 
 from taolora_ros.spec import ECG_BEATS
 
@@ -58,18 +59,8 @@ def by_veb_bias() -> list[list[str]]:
 
 
 def by_fall_point() -> list[list[str]]:
-    """Return what the operating point of falls decides, of all and by place, INT4."""
-    told = load(IMU)
-    heads = ['found', 'Se %', 'false alarms', 'per hour']
-    rows = [['falls, INT4, score 0.5 at a probability of', *heads,
-             *(f'{place.split()[-1]}: {head}' for place in SOURCES.values() for head in heads)]]
-    points = [(f'{row["probability"]:.2f}', row) for row in told['probabilities']]
-    for name, row in [*points, ('chosen without the wearer', told['chosen_without'])]:
-        parts = [row, *(row['sources'][source] for source in SOURCES)]
-        rows.append([name, *(cell for part in parts for cell in (
-            count(part['found']), percent(part['se']), count(part['false_alarms']),
-            rate(part['false_alarms_per_hour'])))])
-    return rows
+    """Return what the operating point of falls decides, of all and by source, INT4."""
+    return as_rows(load(IMU))
 
 
 def by_alike() -> list[list[str]]:
